@@ -1,0 +1,9 @@
+//! The confined side of Toolcell.
+//!
+//! A small single-threaded **launcher** receives complete orders ([`spec`]) from the supervisor and
+//! clones one **cell** for each call; inside it, [`confine`] takes the steps, in one visible order,
+//! by which the process confines itself before it execs the tool. What happened comes back as
+//! [`report`] messages on a socket of the call's own.
+
+pub mod report;
+pub mod spec;

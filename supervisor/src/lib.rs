@@ -1,0 +1,4 @@
+//! The supervisor: receives MCP tool calls, has each run in a cell, and says what came of it.
+#![forbid(unsafe_code)]
+
+pub mod outcome;

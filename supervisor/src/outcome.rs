@@ -1,0 +1,171 @@
+//! What a call came to: a closed set of ends, with everything a caller needs to understand it.
+//!
+//! An [`Outcome`] is also the `structuredContent` of the MCP result; its JSON Schema, generated from
+//! these types, is the published `outputSchema`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The tool exited by itself; see `exit_code`.
+    Exited,
+    /// A signal that Toolcell did not send ended the tool; see `signal`.
+    Signalled,
+    /// The wall clock or the idle deadline passed.
+    TimedOut,
+    /// The CPU time limit was used up.
+    CpuTimeExceeded,
+    /// The kernel ended a process of the cell for want of memory.
+    OutOfMemory,
+    /// The cell reached its cap on processes and threads, and the tool failed.
+    PidsExceeded,
+    /// The tool wrote more output than the limit.
+    OutputExceeded,
+    /// A size-capped directory filled up, and the tool failed.
+    DiskExceeded,
+    /// The caller cancelled the call, or went away.
+    Cancelled,
+    /// A denial ended the tool.
+    Denied,
+    /// The call was never started; see `reason`.
+    Refused,
+    /// The cell could not be built; see `reason`.
+    SetupFailed,
+}
+
+/// The result of one call.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Outcome {
+    /// Identifier of the call, also in its receipt.
+    pub call: String,
+    /// The tool's name.
+    pub tool: String,
+    /// How it ended.
+    pub status: Status,
+    /// The tool's exit status, if it exited.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exit_code: Option<i32>,
+    /// The signal that ended the tool, by name, if one did.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub signal: Option<String>,
+    /// In one or two sentences: why it ended so, and what would change it. Empty for a plain exit.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub reason: String,
+    /// What the tool wrote to its standard output.
+    pub stdout: Stream,
+    /// What the tool wrote to its standard error.
+    pub stderr: Stream,
+    /// What was denied, with the profile line that would allow it.
+    pub denials: Vec<Denial>,
+    /// What the call used.
+    pub usage: Usage,
+    /// What the kernel confirmed to be enforced; absent if the cell never came to that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub enforced: Option<Enforced>,
+    /// Files that the tool left in its workspace's `out/`.
+    pub files: Vec<Artifact>,
+}
+
+/// One of the tool's output streams.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stream {
+    /// The text, or its head if `truncated`; bytes that are not UTF-8 appear as U+FFFD.
+    pub text: String,
+    /// How many bytes the tool wrote in all, as far as they were read.
+    pub bytes: u64,
+    /// Whether `text` is only the head.
+    pub truncated: bool,
+    /// Where the whole can be read (`resources/read`), if it was truncated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resource: Option<String>,
+}
+
+/// Something the tool tried and was not allowed to do, or a limit it ran into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Denial {
+    /// Which layer said no.
+    pub kind: DenialKind,
+    /// What was tried: a system call, a path with the access, a limit.
+    pub what: String,
+    /// Which rule, or absence of one, denied it.
+    pub rule: String,
+    /// The profile line that would allow it; empty if nothing in a profile can.
+    pub allow_with: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// The layer that denied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DenialKind {
+    /// The seccomp filter.
+    Syscall,
+    /// The minimal root, a read-only mount or Landlock.
+    Path,
+    /// Egress.
+    Network,
+    /// A limit of the profile.
+    Limit,
+}
+
+/// What a call used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// From launch to end, in milliseconds.
+    pub wall_ms: u64,
+    /// User CPU time of the whole cell, in milliseconds.
+    pub cpu_user_ms: u64,
+    /// System CPU time of the whole cell, in milliseconds.
+    pub cpu_system_ms: u64,
+    /// Peak memory in bytes: of the cell where a memory controller counts it, else of the largest
+    /// process.
+    pub memory_peak_bytes: u64,
+    /// Most processes and threads at once, where the kernel counts them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pids_peak: Option<u64>,
+    /// Bytes sent and received over the network.
+    pub egress_bytes: u64,
+}
+
+/// What the kernel confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Enforced {
+    /// The tier: what this host lets Toolcell enforce, or what the operator chose by name.
+    pub tier: Tier,
+    /// Landlock ABI of the ruleset.
+    pub landlock_abi: u32,
+    /// SHA-256 of the seccomp program.
+    pub filter: String,
+    /// Control group values as read back, such as `memory.max = 536870912`.
+    pub cgroup: Vec<String>,
+    /// Namespaces the cell has of its own.
+    pub namespaces: Vec<String>,
+}
+
+/// How much of the design holds on this host. Each weaker one must be chosen by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits.
+    Full,
+    /// Without cgroups: memory and CPU are limited for each process (rlimits) and their sum is only
+    /// sampled.
+    Rlimits,
+}
+
+/// A file that the tool left behind on purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Artifact {
+    /// Path relative to `out/`.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Media type guessed from the name.
+    pub mime_type: String,
+    /// Where it can be read (`resources/read`).
+    pub resource: String,
+}
