@@ -41,7 +41,10 @@ impl Caller {
     /// The same caller, with what its client says of itself.
     #[must_use]
     pub fn with_client(mut self, name: &str, version: &str) -> Self {
-        self.client = Some(Client { name: bounded(name), version: bounded(version) });
+        self.client = Some(Client {
+            name: bounded(name),
+            version: bounded(version),
+        });
         self
     }
 }

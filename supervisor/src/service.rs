@@ -68,6 +68,17 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// `stdout` or `stderr`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
 /// What runs a call: [`crate::call::Cells`], or a stand-in where a test is about something else.
 pub trait Run: Send + Sync + 'static {
     /// Runs one call from launch to verified end. It must come to an end soon after
