@@ -5,5 +5,17 @@
 //! by which the process confines itself before it execs the tool. What happened comes back as
 //! [`report`] messages on a socket of the call's own.
 
+pub mod confine;
+pub mod descriptors;
+pub mod init;
+pub mod landlock;
+pub mod launcher;
+pub mod limits;
+pub mod mounts;
+pub mod namespaces;
+pub mod network;
 pub mod report;
+pub mod seccomp;
 pub mod spec;
+pub mod sys;
+pub mod wire;

@@ -55,6 +55,7 @@ pub struct Usage {
 
 /// What the confined process read back from the kernel about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // one independent fact each
 pub struct Confirmed {
     /// `PR_GET_NO_NEW_PRIVS` says 1.
     pub no_new_privs: bool,
@@ -158,7 +159,12 @@ pub struct SetupFailure {
 impl fmt::Display for SetupFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let error = std::io::Error::from_raw_os_error(self.errno);
-        write!(f, "could not {} (item {}): {error}", self.step.what(), self.index)
+        write!(
+            f,
+            "could not {} (item {}): {error}",
+            self.step.what(),
+            self.index
+        )
     }
 }
 

@@ -190,6 +190,13 @@ pub enum Mount {
         /// What becomes read-only; it must exist.
         target: PathBuf,
     },
+    /// Makes a writable directory a mount point of its own, so that it can be neither renamed nor
+    /// removed. Each ancestor of a protected path needs this: renaming an ancestor would carry the
+    /// protection away with it and leave the name free.
+    Pin {
+        /// The directory; it must exist.
+        target: PathBuf,
+    },
 }
 
 /// Identity of a file: device and inode as in `stat(2)`.
@@ -247,7 +254,7 @@ pub struct Instruction {
     pub k: u32,
 }
 
-/// One resource limit; soft and hard are the same so that the tool cannot raise it.
+/// One resource limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
     /// Which one.

@@ -1,0 +1,242 @@
+//! The launcher: a small single-threaded process that makes cells.
+//!
+//! It is the supervisor's own executable, started again with [`ARGUMENT`] before any thread exists,
+//! because forking from a large multi-threaded process is slow and unsound. It obeys one socket and
+//! ends, with every cell, when that socket or the supervisor's main thread does.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+
+use crate::confine::{self, At, Cell};
+use crate::mounts;
+use crate::namespaces;
+use crate::report::{Report, SetupFailure, Step};
+use crate::spec::{Call, Template};
+use crate::sys::{self, Forked, SingleThreaded};
+use crate::wire::{self, BUILD, CgroupEntry, MESSAGE_BYTES_MAX, Order};
+
+/// The first argument that makes the executable a launcher.
+pub const ARGUMENT: &str = "toolcell-launcher";
+/// Where it keeps its socket; it is started with the socket as its standard input.
+const SOCKET: RawFd = 3;
+/// Most templates it keeps.
+pub const TEMPLATES_MAX: usize = 4096;
+
+/// Serves until the supervisor goes; returns the exit status.
+#[must_use]
+pub fn main() -> i32 {
+    match serve() {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("toolcell: the launcher cannot go on: {error}");
+            1
+        }
+    }
+}
+
+fn serve() -> Result<(), Errno> {
+    let mut launcher = Launcher::new()?;
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    loop {
+        let (length, descriptors) = match sys::receive(launcher.socket.as_fd(), &mut buffer) {
+            // What came with an oversized message is closed by now, and its sender sees the end of
+            // its report socket.
+            Err(Errno::EINTR | Errno::EMSGSIZE) => continue,
+            result => result?,
+        };
+        if length == 0 {
+            return Ok(());
+        }
+        match wire::decode(&buffer[..length]) {
+            Ok(order) => launcher.obey(order, descriptors)?,
+            Err(_) => {
+                if let Some(socket) = descriptors.first() {
+                    fail(socket, Step::Decode, Errno::EBADMSG);
+                }
+            }
+        }
+    }
+}
+
+struct Launcher {
+    proof: SingleThreaded,
+    socket: OwnedFd,
+    templates: HashMap<u32, Template>,
+}
+
+impl Launcher {
+    fn new() -> Result<Self, Errno> {
+        let proof = SingleThreaded::check()?;
+        let socket = occupy_low_numbers()?;
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // Away from the terminal: an interrupt from the keyboard is for the supervisor to handle.
+        match nix::unistd::setsid() {
+            Ok(_) | Err(Errno::EPERM) => {}
+            Err(error) => return Err(error),
+        }
+        reap_automatically()?;
+        if nix::unistd::geteuid().is_root() {
+            // Supplementary groups stay in force inside a user namespace, mapped or not.
+            nix::unistd::setgroups(&[])?;
+        }
+        Ok(Self {
+            proof,
+            socket,
+            templates: HashMap::new(),
+        })
+    }
+
+    fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Result<(), Errno> {
+        match order {
+            Order::Hello { build } => {
+                sys::send(self.socket.as_fd(), BUILD.as_bytes(), &[])?;
+                if build == BUILD {
+                    Ok(())
+                } else {
+                    Err(Errno::EPROTO)
+                }
+            }
+            Order::Template { id, template } => {
+                if self.templates.len() < TEMPLATES_MAX {
+                    self.templates.insert(id, *template);
+                }
+                Ok(())
+            }
+            Order::Forget { id } => {
+                self.templates.remove(&id);
+                Ok(())
+            }
+            Order::Start {
+                template,
+                call,
+                cgroup,
+            } => {
+                self.start(template, &call, cgroup, descriptors);
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a cell; whatever goes wrong is told on the call's own socket.
+    fn start(&self, id: u32, call: &Call, cgroup: CgroupEntry, descriptors: Vec<OwnedFd>) {
+        let mut descriptors = descriptors.into_iter();
+        let Some(socket) = descriptors.next() else {
+            return;
+        };
+        let Some(streams) = three(&mut descriptors) else {
+            return fail(&socket, Step::Decode, Errno::EBADMSG);
+        };
+        let Some(template) = self.templates.get(&id) else {
+            return fail(&socket, Step::Decode, Errno::ENOENT);
+        };
+        let cgroup_descriptors: Vec<OwnedFd> = descriptors.collect();
+        let expected = match cgroup {
+            CgroupEntry::None => 0,
+            CgroupEntry::V2 => 1,
+            CgroupEntry::V1(count) => usize::from(count),
+        };
+        if cgroup_descriptors.len() != expected {
+            return fail(&socket, Step::Decode, Errno::EBADMSG);
+        }
+        let told = socket.try_clone();
+        if let Err(failure) = self.clone_cell(
+            template,
+            call,
+            socket,
+            streams,
+            (cgroup, cgroup_descriptors),
+        ) && let Ok(socket) = told
+        {
+            confine::report(&socket, &Report::Failed(failure));
+        }
+    }
+
+    fn clone_cell(
+        &self,
+        template: &Template,
+        call: &Call,
+        socket: OwnedFd,
+        streams: [OwnedFd; 3],
+        (cgroup, cgroup_descriptors): (CgroupEntry, Vec<OwnedFd>),
+    ) -> Result<(), SetupFailure> {
+        let all: Vec<_> = template.mounts.iter().chain(&call.mounts).collect();
+        let prepared = mounts::prepare(self.proof, &all, call.host)?;
+        let pipe = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).at(Step::Clone)?;
+        let (mapped, release) = pipe;
+        let into = match cgroup {
+            CgroupEntry::V2 => cgroup_descriptors.first().map(AsFd::as_fd),
+            CgroupEntry::V1(_) | CgroupEntry::None => None,
+        };
+        let flags = namespaces::clone_flags(cgroup);
+        match sys::clone3(self.proof, flags, into).at(Step::Clone)? {
+            Forked::Child => {
+                drop(release);
+                confine::run_cell(Cell {
+                    proof: self.proof,
+                    template,
+                    call,
+                    socket,
+                    streams,
+                    mapped,
+                    cgroup,
+                    cgroup_descriptors,
+                    prepared,
+                })
+            }
+            Forked::Parent(child) => {
+                // Told first, so that the supervisor can end a cell that hangs in its setup.
+                let started = Report::Started { pid: child.pid };
+                confine::send(&socket, &started, &[child.pidfd.as_fd()]).at(Step::Clone)?;
+                namespaces::write_id_maps(child.pid, template.inside, call.host)
+                    .at(Step::MapIds)?;
+                nix::unistd::write(&release, &[1]).at(Step::MapIds)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+fn three(descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<[OwnedFd; 3]> {
+    Some([
+        descriptors.next()?,
+        descriptors.next()?,
+        descriptors.next()?,
+    ])
+}
+
+fn fail(socket: &OwnedFd, step: Step, errno: Errno) {
+    let failure = SetupFailure {
+        step,
+        errno: errno as i32,
+        index: 0,
+    };
+    confine::report(socket, &Report::Failed(failure));
+}
+
+/// Moves the socket from 0, where the supervisor put it, to [`SOCKET`] and puts `/dev/null` on 0 and
+/// 1; 2 stays where last words can be read. So every later descriptor is 4 or above. What else was
+/// inherited is closed.
+fn occupy_low_numbers() -> Result<OwnedFd, Errno> {
+    sys::duplicate_onto(sys::borrow_open(0)?, SOCKET, true)?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null");
+    let null = null.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    for number in 0..2 {
+        sys::duplicate_onto(null.as_fd(), number, false)?;
+    }
+    drop(null);
+    sys::borrow_open(2)?;
+    sys::close_from(SOCKET + 1)?;
+    sys::adopt(SOCKET)
+}
+
+/// Has the kernel reap the cells' first processes: their ends are known by pidfd and by report.
+fn reap_automatically() -> Result<(), Errno> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::SA_NOCLDWAIT, SigSet::empty());
+    sys::set_signal_action(Signal::SIGCHLD, &ignore)
+}

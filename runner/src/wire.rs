@@ -1,0 +1,84 @@
+//! Messages from the supervisor to the launcher and to a cell, and how all messages are encoded.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::spec::{Call, SPEC_BYTES_MAX, Template};
+
+/// Identifies the build: supervisor and launcher are the same executable, and check it.
+pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 1");
+
+/// Most descriptors in one message: the streams, the report socket, and a cgroup v1 entry for each
+/// controller.
+pub const DESCRIPTORS_MAX: usize = 32;
+
+/// Size of the buffer that receives one message.
+pub const MESSAGE_BYTES_MAX: usize = SPEC_BYTES_MAX + 4096;
+
+/// An order to the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// The first message; the launcher answers with its own [`BUILD`], and exits if they differ.
+    Hello {
+        /// The supervisor's [`BUILD`].
+        build: String,
+    },
+    /// Keep a template under a number.
+    Template {
+        /// The number that `Start` will name.
+        id: u32,
+        /// The orders.
+        template: Box<Template>,
+    },
+    /// Forget a template.
+    Forget {
+        /// Its number.
+        id: u32,
+    },
+    /// Start one cell. Descriptors: the call's report socket, standard input, output and error, then
+    /// what `cgroup` says.
+    Start {
+        /// Number of the template.
+        template: u32,
+        /// What the call adds.
+        call: Box<Call>,
+        /// How the cell enters its cgroup.
+        cgroup: CgroupEntry,
+    },
+}
+
+/// How a cell enters its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupEntry {
+    /// It has none; the tier says so.
+    None,
+    /// One descriptor: the directory, for `CLONE_INTO_CGROUP`.
+    V2,
+    /// This many descriptors: each hierarchy's `cgroup.procs`, open for writing.
+    V1(u8),
+}
+
+/// An order to a cell's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CellOrder {
+    /// Ask every process in the cell to end (`SIGTERM`, and `SIGCONT` for those that are stopped).
+    Terminate,
+}
+
+/// Encodes a message.
+///
+/// # Errors
+/// If a string or list does not fit the encoding; plain data of this crate always does.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_stdvec(message)
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// If the bytes are not exactly one message.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    match postcard::take_from_bytes(bytes)? {
+        (message, []) => Ok(message),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
