@@ -1,0 +1,517 @@
+//! Decisions, and the argument checks of the calls that are allowed only in part.
+//!
+//! Only values in registers are ever checked. The kernel reads all of them but pointers as 32-bit
+//! numbers, so only the low half is compared: were the high half compared too, garbage in it would
+//! pass by a rule that denies.
+
+use super::{Action, Errno, FilterFacts};
+
+/// What is decided for a call: the action of the first case that fits, or else `otherwise`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Decision {
+    /// The cases, in order.
+    pub cases: Vec<Case>,
+    /// The action if no case fits.
+    pub otherwise: Action,
+}
+
+/// Conditions that must all hold, and the action if they do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Case {
+    /// The conditions; there is at least one.
+    pub conditions: Vec<Condition>,
+    /// The action.
+    pub action: Action,
+}
+
+/// Holds if an argument, under the mask, has the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Condition {
+    /// Index of the argument.
+    pub argument: u8,
+    /// How much of it is compared.
+    pub width: Width,
+    /// The bits that are compared.
+    pub mask: u64,
+    /// What they must be; no bit outside the mask is set.
+    pub value: u64,
+}
+
+/// How much of an argument is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Width {
+    /// The low 32 bits: for numbers.
+    Low,
+    /// All 64 bits: for pointers.
+    Whole,
+}
+
+impl Decision {
+    pub(super) fn always(action: Action) -> Self {
+        Self {
+            cases: Vec::new(),
+            otherwise: action,
+        }
+    }
+
+    /// Allows what one of the lists of conditions fits, and else takes the action.
+    fn only<const N: usize>(allowed: [Case; N], otherwise: Action) -> Self {
+        Self {
+            cases: allowed.into(),
+            otherwise,
+        }
+    }
+
+    /// Reads the rules directly, as a filter must.
+    pub(super) fn decide(&self, arguments: &[u64; 6]) -> Action {
+        self.cases
+            .iter()
+            .find(|case| {
+                case.conditions
+                    .iter()
+                    .all(|condition| condition.holds(arguments))
+            })
+            .map_or(self.otherwise, |case| case.action)
+    }
+
+    /// The same decision with one action in place of another.
+    pub(super) fn replaced(mut self, from: Action, to: Action) -> Self {
+        let actions = self.cases.iter_mut().map(|case| &mut case.action);
+        for action in actions.chain([&mut self.otherwise]) {
+            if *action == from {
+                *action = to;
+            }
+        }
+        self
+    }
+}
+
+impl Case {
+    pub(super) fn new<const N: usize>(conditions: [Condition; N], action: Action) -> Self {
+        Self {
+            conditions: conditions.into(),
+            action,
+        }
+    }
+
+    /// A case that allows.
+    fn allow<const N: usize>(conditions: [Condition; N]) -> Self {
+        Self::new(conditions, Action::Allow)
+    }
+
+    /// A case that denies.
+    fn deny<const N: usize>(conditions: [Condition; N], errno: Errno) -> Self {
+        Self::new(conditions, Action::Deny(errno))
+    }
+}
+
+impl Condition {
+    pub(super) fn holds(&self, arguments: &[u64; 6]) -> bool {
+        arguments[usize::from(self.argument)] & self.mask == self.value
+    }
+}
+
+/// The low half equals this.
+const fn is(argument: u8, value: u32) -> Condition {
+    masked(argument, u32::MAX, value)
+}
+
+/// These bits of the low half equal this.
+const fn masked(argument: u8, mask: u32, value: u32) -> Condition {
+    Condition {
+        argument,
+        width: Width::Low,
+        mask: mask as u64,
+        value: (value & mask) as u64,
+    }
+}
+
+/// None of these bits of the low half is set.
+pub(super) const fn none_of(argument: u8, bits: u32) -> Condition {
+    masked(argument, bits, 0)
+}
+
+/// All of these bits of the low half are set.
+const fn all_of(argument: u8, bits: u32) -> Condition {
+    masked(argument, bits, bits)
+}
+
+/// The argument is the null pointer.
+const fn is_null(argument: u8) -> Condition {
+    Condition {
+        argument,
+        width: Width::Whole,
+        mask: u64::MAX,
+        value: 0,
+    }
+}
+
+/// The argument check of a call, if it has one.
+///
+/// `describe` says for people what such a check refused.
+pub(super) fn check(name: &str, facts: FilterFacts) -> Option<Decision> {
+    Some(match name {
+        "clone" => clone(),
+        "personality" => personality(),
+        "prctl" => prctl(),
+        "prlimit64" => prlimit(),
+        "madvise" => madvise(),
+        "memfd_create" if !facts.memfd_exec => memfd_create(facts),
+        "ioctl" => refused_values(1, IOCTLS, Errno::NotPermitted),
+        "fcntl" => refused_values(1, FCNTLS, Errno::NotPermitted),
+        "open" => create(1, 2),
+        "openat" => create(2, 3),
+        "creat" | "chmod" | "fchmod" => mode(1),
+        "fchmodat" | "fchmodat2" => mode(2),
+        "mknod" => node(1),
+        "mknodat" => node(2),
+        "socket" => socket(facts),
+        "socketpair" => socketpair(facts),
+        "sendmsg" => fast_open(2),
+        "sendto" | "sendmmsg" => fast_open(3),
+        "setsockopt" => setsockopt(),
+        _ => return None,
+    })
+}
+
+const DENY: Action = Action::Deny(Errno::NotPermitted);
+
+/// `CLONE_NEWNS`, `NEWCGROUP`, `NEWUTS`, `NEWIPC`, `NEWUSER`, `NEWPID` and `NEWNET`. `NEWTIME` lies
+/// in the byte that `clone` takes the exit signal from, so only `clone3` and `unshare` have it.
+const CLONE_NEW: u32 =
+    0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000;
+
+fn clone() -> Decision {
+    Decision::only([Case::allow([none_of(0, CLONE_NEW)])], DENY)
+}
+
+/// The query, `PER_LINUX` and `ADDR_NO_RANDOMIZE`: others change what the kernel checks (executable
+/// heaps, pages at address 0) or which calls it answers.
+fn personality() -> Decision {
+    const QUERY: u32 = 0xffff_ffff;
+    const PER_LINUX: u32 = 0;
+    const ADDR_NO_RANDOMIZE: u32 = 0x0004_0000;
+    let allowed =
+        [QUERY, PER_LINUX, ADDR_NO_RANDOMIZE].map(|persona| Case::allow([is(0, persona)]));
+    Decision::only(allowed, DENY)
+}
+
+/// Options of `prctl` that reach past the process or ask for privileges. New options are allowed,
+/// since the C libraries and language runtimes take them up for the process's own good.
+const PRCTLS: &[(u32, &str)] = &[
+    // Keeps capabilities over a change of user.
+    (28, "PR_SET_SECUREBITS"),
+    // Moves the areas that /proc shows as code, arguments and environment.
+    (35, "PR_SET_MM"),
+    // Marks the process as one that the pager must not make wait.
+    (57, "PR_SET_IO_FLUSHER"),
+    // Keeps others off the sibling hardware thread: CPU time that no limit counts.
+    (62, "PR_SCHED_CORE"),
+    // Deduplicates memory with other processes, whose contents can be told by timing.
+    (67, "PR_SET_MEMORY_MERGE"),
+];
+
+fn prctl() -> Decision {
+    const PR_CAP_AMBIENT: u32 = 47;
+    const PR_CAP_AMBIENT_RAISE: u32 = 2;
+    let mut decision = refused_values(0, PRCTLS, Errno::NotPermitted);
+    let raise = [is(0, PR_CAP_AMBIENT), is(1, PR_CAP_AMBIENT_RAISE)];
+    decision.cases.push(Case::deny(raise, Errno::NotPermitted));
+    decision
+}
+
+/// Limits of the process itself, and reading those of others: the cell's first process has the
+/// tool's user and must not be starved of descriptors or CPU time by it.
+fn prlimit() -> Decision {
+    Decision::only([Case::allow([is(0, 0)]), Case::allow([is_null(2)])], DENY)
+}
+
+/// `MADV_MERGEABLE` asks for the same as `PR_SET_MEMORY_MERGE`; `EINVAL` is what a kernel without
+/// that feature says.
+fn madvise() -> Decision {
+    const MADV_MERGEABLE: u32 = 12;
+    let cases = vec![Case::deny([is(2, MADV_MERGEABLE)], Errno::Invalid)];
+    Decision {
+        cases,
+        otherwise: Action::Allow,
+    }
+}
+
+/// Landlock has no say over memory files, so one that can be executed would carry any program past
+/// the profile's `exec`. With `MFD_NOEXEC_SEAL` the kernel makes one that cannot; other callers get
+/// such a one from the supervisor.
+fn memfd_create(facts: FilterFacts) -> Decision {
+    const MFD_NOEXEC_SEAL: u32 = 0x8;
+    let otherwise = if facts.notify {
+        Action::SealedMemfd
+    } else {
+        Action::Refuse(Errno::NoSystemCall)
+    };
+    Decision::only([Case::allow([all_of(1, MFD_NOEXEC_SEAL)])], otherwise)
+}
+
+/// Requests of `ioctl`. The first four push or redirect what a terminal reads or writes, so that a
+/// tool could type into the terminal of who started it; the last two are `F_SETOWN` by other names.
+const IOCTLS: &[(u32, &str)] = &[
+    (0x5412, "TIOCSTI"),
+    (0x541c, "TIOCLINUX"),
+    (0x541d, "TIOCCONS"),
+    (0x5423, "TIOCSETD"),
+    (0x8901, "FIOSETOWN"),
+    (0x8902, "SIOCSPGRP"),
+];
+
+/// Commands of `fcntl`. An owner or a signal set on an open file that is shared with a process
+/// outside would send signals across; a lease makes others wait who open the file, for 45 s.
+const FCNTLS: &[(u32, &str)] = &[
+    (8, "F_SETOWN"),
+    (10, "F_SETSIG"),
+    (15, "F_SETOWN_EX"),
+    (1024, "F_SETLEASE"),
+    (1040, "F_SETDELEG"),
+];
+
+fn refused_values(argument: u8, refused: &[(u32, &str)], errno: Errno) -> Decision {
+    let cases = refused
+        .iter()
+        .map(|(value, _)| Case::deny([is(argument, *value)], errno))
+        .collect();
+    Decision {
+        cases,
+        otherwise: Action::Allow,
+    }
+}
+
+/// `S_ISUID` and `S_ISGID`. A file with one of them, left in a directory of the host, would run
+/// there with the rights of the cell's host user. A directory cannot be told from a file here, so
+/// a shared directory's `S_ISGID` is refused as well.
+const SET_ID: u32 = 0o6000;
+
+fn mode(argument: u8) -> Decision {
+    Decision::only([Case::allow([none_of(argument, SET_ID)])], DENY)
+}
+
+/// `open`: the mode means nothing, and can be garbage, unless `O_CREAT` or `O_TMPFILE` is set.
+fn create(flags: u8, mode: u8) -> Decision {
+    const O_CREAT: u32 = 0o100;
+    /// The bit by which `O_TMPFILE` differs from `O_DIRECTORY`.
+    const O_TMPFILE_BIT: u32 = 0o20_000_000;
+    let opens = Case::allow([none_of(flags, O_CREAT | O_TMPFILE_BIT)]);
+    let creates = Case::allow([none_of(mode, SET_ID)]);
+    Decision::only([opens, creates], DENY)
+}
+
+/// `mknod`: FIFOs, sockets and plain files. No device, although a user namespace would not get one
+/// either; the exception is device 0:0, with which an overlay hides files.
+fn node(argument: u8) -> Decision {
+    const S_IFMT: u32 = 0o170_000;
+    const PLAIN: u32 = 0;
+    const S_IFREG: u32 = 0o100_000;
+    const S_IFIFO: u32 = 0o010_000;
+    const S_IFSOCK: u32 = 0o140_000;
+    let allowed = [PLAIN, S_IFREG, S_IFIFO, S_IFSOCK]
+        .map(|kind| Case::allow([masked(argument, S_IFMT | SET_ID, kind)]));
+    Decision::only(allowed, DENY)
+}
+
+const AF_UNIX: u32 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const AF_NETLINK: u32 = 16;
+/// `SOCK_TYPE_MASK`: the rest of the argument is `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
+const SOCK_TYPE: u32 = 0xf;
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const SOCK_RAW: u32 = 3;
+const SOCK_SEQPACKET: u32 = 5;
+const SOCK_PACKET: u32 = 10;
+
+/// TCP, UDP, `NETLINK_ROUTE`, and Unix sockets where they reach nothing of the host.
+///
+/// An error says what a kernel without the protocol says, which programs that probe for one (Go for
+/// MPTCP, resolvers for IPv6) take for an answer. Network namespaces do not cover `AF_VSOCK`.
+fn socket(facts: FilterFacts) -> Decision {
+    const IPPROTO_TCP: u32 = 6;
+    const IPPROTO_UDP: u32 = 17;
+    const NETLINK_ROUTE: u32 = 0;
+    // The two families differ in one bit, so that one comparison covers both.
+    const { assert!(AF_INET | (AF_INET ^ AF_INET6) == AF_INET6 && (AF_INET ^ AF_INET6) == 8) };
+    let inet = masked(0, !(AF_INET ^ AF_INET6), AF_INET);
+    let kind = |kind| masked(1, SOCK_TYPE, kind);
+    let mut cases = vec![
+        Case::allow([inet, kind(SOCK_STREAM), is(2, 0)]),
+        Case::allow([inet, kind(SOCK_STREAM), is(2, IPPROTO_TCP)]),
+        Case::allow([inet, kind(SOCK_DGRAM), is(2, 0)]),
+        Case::allow([inet, kind(SOCK_DGRAM), is(2, IPPROTO_UDP)]),
+        Case::deny([inet, kind(SOCK_RAW)], Errno::NotPermitted),
+        Case::deny([inet, kind(SOCK_PACKET)], Errno::NotPermitted),
+        Case::deny([inet], Errno::NoProtocol),
+        Case::allow([is(0, AF_NETLINK), is(2, NETLINK_ROUTE)]),
+        Case::deny([is(0, AF_NETLINK)], Errno::NoProtocol),
+    ];
+    if facts.unix_sockets {
+        cases.insert(0, Case::allow([is(0, AF_UNIX)]));
+    }
+    Decision {
+        cases,
+        otherwise: Action::Deny(Errno::NoAddressFamily),
+    }
+}
+
+/// A pair is connected from the start. But a datagram socket takes another address at every send,
+/// so where Unix sockets are not allowed only the kinds are that stay with their peer.
+fn socketpair(facts: FilterFacts) -> Decision {
+    let unix = is(0, AF_UNIX);
+    let cases = if facts.unix_sockets {
+        vec![Case::allow([unix])]
+    } else {
+        vec![
+            Case::allow([unix, masked(1, SOCK_TYPE, SOCK_STREAM)]),
+            Case::allow([unix, masked(1, SOCK_TYPE, SOCK_SEQPACKET)]),
+            Case::deny([unix], Errno::NoSocketType),
+        ]
+    };
+    Decision {
+        cases,
+        otherwise: Action::Deny(Errno::NoAddressFamily),
+    }
+}
+
+/// `MSG_FASTOPEN` connects without `connect`, past Landlock's check of it. The error is that of a
+/// kernel where fast open is switched off.
+fn fast_open(flags: u8) -> Decision {
+    const MSG_FASTOPEN: u32 = 0x2000_0000;
+    let allowed = [Case::allow([none_of(flags, MSG_FASTOPEN)])];
+    Decision::only(allowed, Action::Deny(Errno::NotSupported))
+}
+
+const SOL_SOCKET: u32 = 1;
+const SOL_TCP: u32 = 6;
+
+/// Socket options by level and name: programs in the kernel that packets run through, further ways
+/// to open a connection without `connect`, and protocols on top of TCP, whose modules the kernel
+/// loads when asked.
+const SOCKET_OPTIONS: &[(u32, u32, Errno, &str)] = &[
+    (SOL_SOCKET, 26, Errno::NotPermitted, "SO_ATTACH_FILTER"),
+    (SOL_SOCKET, 50, Errno::NotPermitted, "SO_ATTACH_BPF"),
+    (
+        SOL_SOCKET,
+        51,
+        Errno::NotPermitted,
+        "SO_ATTACH_REUSEPORT_CBPF",
+    ),
+    (
+        SOL_SOCKET,
+        52,
+        Errno::NotPermitted,
+        "SO_ATTACH_REUSEPORT_EBPF",
+    ),
+    (SOL_TCP, 23, Errno::NotSupported, "TCP_FASTOPEN"),
+    (SOL_TCP, 30, Errno::NotSupported, "TCP_FASTOPEN_CONNECT"),
+    (SOL_TCP, 31, Errno::NotSupported, "TCP_ULP"),
+    (SOL_TCP, 33, Errno::NotSupported, "TCP_FASTOPEN_KEY"),
+    (SOL_TCP, 34, Errno::NotSupported, "TCP_FASTOPEN_NO_COOKIE"),
+];
+
+fn setsockopt() -> Decision {
+    let denied = |&(level, option, errno, _): &(u32, u32, Errno, &str)| {
+        Case::deny([is(1, level), is(2, option)], errno)
+    };
+    let cases = SOCKET_OPTIONS.iter().map(denied).collect();
+    Decision {
+        cases,
+        otherwise: Action::Allow,
+    }
+}
+
+/// What a check refused, for people: `socket(AF_VSOCK, …)`, `ioctl(TIOCSTI)`.
+pub(super) fn describe(name: &str, arguments: &[u64; 6]) -> String {
+    let low =
+        |index: usize| u32::try_from(arguments[index] & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    let named = |table: &[(u32, &str)], value: u32| {
+        let found = table.iter().find(|(known, _)| *known == value);
+        found.map_or_else(|| format!("{value:#x}"), |(_, name)| (*name).to_owned())
+    };
+    match name {
+        "clone" => format!("clone({})", flags(CLONE_FLAGS, low(0))),
+        "personality" => format!("personality({:#x})", low(0)),
+        "prctl" if low(0) == 47 => "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE)".to_owned(),
+        "prctl" => format!("prctl({})", named(PRCTLS, low(0))),
+        "prlimit64" => "prlimit64 on another process".to_owned(),
+        "madvise" => "madvise(MADV_MERGEABLE)".to_owned(),
+        "memfd_create" => "memfd_create without MFD_NOEXEC_SEAL".to_owned(),
+        "ioctl" => format!("ioctl({})", named(IOCTLS, low(1))),
+        "fcntl" => format!("fcntl({})", named(FCNTLS, low(1))),
+        "open" | "creat" | "chmod" | "fchmod" | "openat" | "fchmodat" | "fchmodat2" => {
+            format!("{name} with a setuid or setgid bit")
+        }
+        "mknod" | "mknodat" => format!("{name} of a device, or with a setuid or setgid bit"),
+        "socket" => {
+            let (family, kind) = (named(FAMILIES, low(0)), named(KINDS, low(1) & SOCK_TYPE));
+            format!("socket({family}, {kind}, {})", low(2))
+        }
+        "socketpair" => {
+            let (family, kind) = (named(FAMILIES, low(0)), named(KINDS, low(1) & SOCK_TYPE));
+            format!("socketpair({family}, {kind})")
+        }
+        "sendto" | "sendmsg" | "sendmmsg" => format!("{name} with MSG_FASTOPEN"),
+        "setsockopt" => {
+            let known =
+                |option: &&(u32, u32, Errno, &str)| (option.0, option.1) == (low(1), low(2));
+            match SOCKET_OPTIONS.iter().find(known) {
+                Some((.., option)) => format!("setsockopt({option})"),
+                None => format!("setsockopt({}, {})", low(1), low(2)),
+            }
+        }
+        _ => name.to_owned(),
+    }
+}
+
+/// Names of the set bits that have one.
+fn flags(table: &[(u32, &str)], value: u32) -> String {
+    let set = table.iter().filter(|(bit, _)| value & bit != 0);
+    set.map(|(_, name)| *name).collect::<Vec<_>>().join("|")
+}
+
+const CLONE_FLAGS: &[(u32, &str)] = &[
+    (0x0002_0000, "CLONE_NEWNS"),
+    (0x0200_0000, "CLONE_NEWCGROUP"),
+    (0x0400_0000, "CLONE_NEWUTS"),
+    (0x0800_0000, "CLONE_NEWIPC"),
+    (0x1000_0000, "CLONE_NEWUSER"),
+    (0x2000_0000, "CLONE_NEWPID"),
+    (0x4000_0000, "CLONE_NEWNET"),
+];
+
+const FAMILIES: &[(u32, &str)] = &[
+    (AF_UNIX, "AF_UNIX"),
+    (AF_INET, "AF_INET"),
+    (3, "AF_AX25"),
+    (4, "AF_IPX"),
+    (AF_INET6, "AF_INET6"),
+    (15, "AF_KEY"),
+    (AF_NETLINK, "AF_NETLINK"),
+    (17, "AF_PACKET"),
+    (21, "AF_RDS"),
+    (29, "AF_CAN"),
+    (30, "AF_TIPC"),
+    (31, "AF_BLUETOOTH"),
+    (38, "AF_ALG"),
+    (39, "AF_NFC"),
+    (40, "AF_VSOCK"),
+    (41, "AF_KCM"),
+    (42, "AF_QIPCRTR"),
+    (43, "AF_SMC"),
+    (44, "AF_XDP"),
+    (45, "AF_MCTP"),
+];
+
+const KINDS: &[(u32, &str)] = &[
+    (SOCK_STREAM, "SOCK_STREAM"),
+    (SOCK_DGRAM, "SOCK_DGRAM"),
+    (SOCK_RAW, "SOCK_RAW"),
+    (4, "SOCK_RDM"),
+    (SOCK_SEQPACKET, "SOCK_SEQPACKET"),
+    (6, "SOCK_DCCP"),
+    (SOCK_PACKET, "SOCK_PACKET"),
+];

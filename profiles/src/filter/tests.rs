@@ -1,0 +1,1 @@
+//! What the filter answers, case by case.
