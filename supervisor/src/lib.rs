@@ -4,4 +4,6 @@
 pub mod audit;
 pub mod caller;
 pub mod dirs;
+pub mod lines;
 pub mod outcome;
+pub mod scan;

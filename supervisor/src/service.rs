@@ -1,20 +1,29 @@
-//! What serves a call, whatever way it came: catalog → arguments → admission → cell → receipt.
+//! What serves a call, whatever way it came: arguments → admission → cell → receipt.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use profiles::arguments::Arguments;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admission::Admission;
-use crate::audit::Audit;
+use crate::admission::{Admission, Refusal};
+use crate::audit::{Audit, Link, Receipt, Reservation};
 use crate::caller::Caller;
 use crate::catalog::Catalog;
-use crate::outcome::Outcome;
-use crate::results::Results;
+use crate::outcome::{self, Outcome, Status, Usage};
+use crate::results::{Keep, Results};
 use crate::tool::Tool;
+
+/// How often a running call says that it still runs: well within the patience of clients that
+/// restart their timeout with each sign of life.
+pub const ELAPSED_EVERY: Duration = Duration::from_secs(2);
 
 /// Everything that a call needs, shared by all of them.
 pub struct Service {
@@ -24,10 +33,12 @@ pub struct Service {
     pub results: Results,
     /// The receipts.
     pub audit: Audit,
-    /// Concurrency, rates and queues.
+    /// How many calls run at once.
     pub admission: Admission,
     /// What runs a call in a cell.
     pub cells: Arc<dyn Run>,
+    calls: TaskTracker,
+    closing: CancellationToken,
 }
 
 /// One call as it was asked for.
@@ -35,10 +46,17 @@ pub struct Request {
     /// Name of the tool.
     pub tool: String,
     /// Its arguments, unchecked.
-    pub arguments: serde_json::Value,
-    /// Who asks.
+    pub arguments: Value,
+    /// Who asks, and how they can be reached.
+    pub asker: Asker,
+}
+
+/// Who asks for a call, and how they can be reached while it runs.
+#[derive(Clone)]
+pub struct Asker {
+    /// Who.
     pub caller: Caller,
-    /// Cancelled when the caller gives up or goes away.
+    /// Cancelled when they give up or go away.
     pub cancel: CancellationToken,
     /// Where to say how it goes on, if anybody wants to know.
     pub progress: Option<mpsc::Sender<Progress>>,
@@ -55,7 +73,7 @@ pub enum Progress {
         /// What; bytes that are not UTF-8 appear as U+FFFD.
         text: String,
     },
-    /// The call has been running this long.
+    /// The call has been running this long; [`Service`] says so by itself.
     Elapsed(Duration),
 }
 
@@ -82,7 +100,7 @@ impl Stream {
 /// What runs a call: [`crate::call::Cells`], or a stand-in where a test is about something else.
 pub trait Run: Send + Sync + 'static {
     /// Runs one call from launch to verified end. It must come to an end soon after
-    /// [`Start::cancel`] is cancelled, and it never fails: whatever happens is an [`Outcome`].
+    /// [`Asker::cancel`] is cancelled, and it never fails: whatever happens is an [`Outcome`].
     fn run(&self, start: Start) -> Running<'_>;
 }
 
@@ -96,13 +114,258 @@ pub struct Start {
     /// The tool.
     pub tool: Arc<Tool>,
     /// The tool's command, filled with the call's arguments.
-    pub plan: profiles::Plan,
-    /// Who asks; named workspaces belong to its `id`.
-    pub caller: Caller,
-    /// Cancelled when the caller gives up or goes away.
-    pub cancel: CancellationToken,
-    /// Where to say how it goes on, if anybody wants to know; use `try_send`.
-    pub progress: Option<mpsc::Sender<Progress>>,
+    pub plan: profiles::compile::Plan,
+    /// Who asks. Named workspaces belong to `caller.id`; use `try_send` for `progress`.
+    pub asker: Asker,
     /// Where outputs too long for the answer, and artifacts, are kept.
-    pub kept: crate::results::Keep,
+    pub keep: Keep,
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Where its receipt is in the log; nothing if the log refused it, which the outcome says.
+    pub receipt: Option<Link>,
+}
+
+/// There is no such tool.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no tool `{0}`")]
+pub struct UnknownTool(pub String);
+
+/// What a call does.
+enum Task {
+    /// Runs the tool's own command with these arguments.
+    Arguments(Value),
+    /// Runs a person's own command in the tool's cell.
+    Command(Vec<String>),
+}
+
+impl Service {
+    /// Serves the tools of a catalog.
+    #[must_use]
+    pub fn new(catalog: Catalog, results: Results, audit: Audit, cells: Arc<dyn Run>) -> Self {
+        Self {
+            catalog,
+            results,
+            audit,
+            admission: Admission::default(),
+            cells,
+            calls: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// Runs a call from its arguments to its receipt.
+    ///
+    /// The call is ended, and its receipt written, also if this future is dropped.
+    pub async fn call(self: &Arc<Self>, request: Request) -> Result<Answer, UnknownTool> {
+        let tool = self.catalog.tool(&request.tool);
+        let tool = tool.ok_or(UnknownTool(request.tool))?;
+        let task = Task::Arguments(request.arguments);
+        Ok(self.spawn(tool, task, request.asker).await)
+    }
+
+    /// Runs a person's own command in a cell of this tool's, with the same limits and receipt.
+    pub async fn command(
+        self: &Arc<Self>,
+        tool: Arc<Tool>,
+        command: Vec<String>,
+        asker: Asker,
+    ) -> Answer {
+        self.spawn(tool, Task::Command(command), asker).await
+    }
+
+    /// Whether calls are under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Cancelled when no more calls are taken.
+    #[must_use]
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Waits until no call is under way, or until the time is over.
+    pub async fn idle(&self, at_most: Duration) -> bool {
+        self.calls.close();
+        let idle = tokio::time::timeout(at_most, self.calls.wait()).await;
+        // A closed tracker still takes tasks: closing only means that one may wait for the rest.
+        self.calls.reopen();
+        idle.is_ok()
+    }
+
+    /// Takes no more calls, cancels those under way, and waits until their receipts are written, or
+    /// until the time is over.
+    pub async fn close(&self, at_most: Duration) -> bool {
+        self.closing.cancel();
+        self.idle(at_most).await
+    }
+
+    async fn spawn(self: &Arc<Self>, tool: Arc<Tool>, task: Task, asker: Asker) -> Answer {
+        let call = uuid::Uuid::now_v7().simple().to_string();
+        let cancel = CancellationToken::new();
+        let given_up = cancel.clone().drop_guard();
+        let name = tool.name().to_owned();
+        let service = Arc::clone(self);
+        let id = call.clone();
+        let work = self.calls.spawn(async move {
+            let asked = asker.cancel.clone();
+            let closing = service.closing.clone();
+            let asker = Asker {
+                cancel: cancel.clone(),
+                ..asker
+            };
+            let cancelled = async {
+                tokio::select! {
+                    () = asked.cancelled() => {}
+                    () = closing.cancelled() => {}
+                }
+                cancel.cancel();
+                std::future::pending::<Answer>().await
+            };
+            tokio::select! {
+                answer = service.serve(id, &tool, task, asker) => answer,
+                never = cancelled => never,
+            }
+        });
+        let answer = work.await.unwrap_or_else(|_| Answer {
+            outcome: ended(
+                &call,
+                &name,
+                Status::SetupFailed,
+                "an internal error ended the call; the log of the supervisor says more".to_owned(),
+            ),
+            receipt: None,
+        });
+        given_up.disarm();
+        answer
+    }
+
+    /// Runs a call and writes its receipt.
+    async fn serve(&self, call: String, tool: &Arc<Tool>, task: Task, asker: Asker) -> Answer {
+        let reservation = match self.audit.reserve().await {
+            Ok(reservation) => reservation,
+            Err(error) => {
+                tracing::error!(%error, "call refused: its receipt could not be written");
+                let reason = format!("no receipt could be written: {error}");
+                return Answer {
+                    outcome: ended(&call, tool.name(), Status::Refused, reason),
+                    receipt: None,
+                };
+            }
+        };
+        let digest = match &task {
+            Task::Arguments(arguments) => reservation.digest(arguments),
+            Task::Command(command) => reservation.digest(&json!(command)),
+        };
+        let caller = asker.caller.clone();
+        let mut outcome = self.run(&call, tool, task, asker).await;
+        // One place names the call, whoever made the outcome.
+        outcome.call = call;
+        let receipt = Receipt::new(&outcome, &tool.compiled.digest, digest, &caller);
+        let receipt = write(reservation, receipt, &mut outcome).await;
+        Answer { outcome, receipt }
+    }
+
+    async fn run(&self, call: &str, tool: &Arc<Tool>, task: Task, asker: Asker) -> Outcome {
+        let refused = |reason: &dyn fmt::Display| {
+            ended(call, tool.name(), Status::Refused, reason.to_string())
+        };
+        if self.closing.is_cancelled() {
+            return refused(&"the supervisor is about to exit");
+        }
+        let environment = tool.environment();
+        let plan = match task {
+            Task::Arguments(arguments) => Arguments::check(&tool.compiled.input, arguments)
+                .and_then(|arguments| tool.compiled.fill(&arguments, &environment)),
+            Task::Command(command) => tool.compiled.fill_command(command, &environment),
+        };
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => return refused(&error),
+        };
+        let profile = &tool.compiled.resolved;
+        let admitted = self
+            .admission
+            .admit(profile, &tool.gate, &asker.caller, &asker.cancel)
+            .await;
+        let _permit = match admitted {
+            Ok(permit) => permit,
+            Err(error @ Refusal::Cancelled) => {
+                return ended(call, tool.name(), Status::Cancelled, error.to_string());
+            }
+            Err(error) => return refused(&error),
+        };
+        let progress = asker.progress.clone();
+        let start = Start {
+            call: call.to_owned(),
+            tool: Arc::clone(tool),
+            plan,
+            keep: self.results.keep(&asker.caller.id, tool.name()),
+            asker,
+        };
+        let running = self.cells.run(start);
+        match progress {
+            None => running.await,
+            Some(progress) => with_elapsed(running, progress).await,
+        }
+    }
+}
+
+/// Says now and then that the call still runs.
+async fn with_elapsed(mut running: Running<'_>, progress: mpsc::Sender<Progress>) -> Outcome {
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval_at(began + ELAPSED_EVERY, ELAPSED_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut running => return outcome,
+            now = ticks.tick() => {
+                // Whoever does not keep up hears of it the next time.
+                let _ = progress.try_send(Progress::Elapsed(now - began));
+            }
+        }
+    }
+}
+
+/// Writes the receipt; an outcome without one says so.
+async fn write(reservation: Reservation, receipt: Receipt, outcome: &mut Outcome) -> Option<Link> {
+    match reservation.write(receipt).await {
+        Ok(link) => Some(link),
+        Err(error) => {
+            tracing::error!(%error, call = outcome.call, "a receipt is missing");
+            if !outcome.reason.is_empty() {
+                outcome.reason.push_str("; ");
+            }
+            outcome
+                .reason
+                .push_str(&format!("its receipt is missing: {error}"));
+            None
+        }
+    }
+}
+
+/// The outcome of a call that did not get as far as a cell.
+#[must_use]
+pub fn ended(call: &str, tool: &str, status: Status, reason: String) -> Outcome {
+    Outcome {
+        call: call.to_owned(),
+        tool: tool.to_owned(),
+        status,
+        exit_code: None,
+        signal: None,
+        reason,
+        stdout: outcome::Stream::default(),
+        stderr: outcome::Stream::default(),
+        denials: Vec::new(),
+        usage: Usage::default(),
+        enforced: None,
+        files: Vec::new(),
+    }
 }

@@ -377,10 +377,10 @@ pub fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
         if let Some(name) = name.to_str()
+            && let Some(name) = name.strip_suffix(".jsonl")
             && name.starts_with("audit-")
-            && name.ends_with(".jsonl")
         {
-            names.push(name.to_owned());
+            names.push(format!("{name}.jsonl"));
         }
     }
     names.sort_unstable();

@@ -11,7 +11,7 @@ use super::log::{HEAD_FILE, files, read_head};
 pub const FINDINGS_MAX: usize = 100;
 
 /// What came of reading a log.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Verified {
     /// Files that were read, in the order of their lines.
     pub files: Vec<PathBuf>,
@@ -95,19 +95,6 @@ struct Reader {
     recent: std::collections::VecDeque<Link>,
     /// The line that was read last.
     at: (PathBuf, u64),
-}
-
-impl Default for Verified {
-    fn default() -> Self {
-        Self {
-            files: Vec::new(),
-            lines: 0,
-            receipts: 0,
-            end: None,
-            findings: Vec::new(),
-            findings_left_out: 0,
-        }
-    }
 }
 
 /// How many lines the head file may be behind: a crash leaves it one behind.

@@ -1,0 +1,328 @@
+//! The tools: profiles found, compiled for this host, and swapped whole when their files change.
+//!
+//! A set of profiles is taken or refused as a whole: at the start a bad file refuses to start, and
+//! later it leaves the tools as they are.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use profiles::diagnostics::{Diagnostic, Diagnostics, Kind, PROFILE_BYTES_MAX, SourceFile};
+use profiles::host::Host;
+use profiles::library::Library;
+use profiles::resolve::{Overrides, Resolved};
+use tokio::sync::watch;
+
+use crate::facts;
+use crate::tool::Tool;
+
+/// Most profile files in one directory.
+pub const PROFILES_MAX: usize = 512;
+
+/// Where tools come from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Directories with profiles.
+    pub directories: Vec<Directory>,
+    /// What the operator says beside the profiles.
+    pub overrides: Overrides,
+    /// The only tools to offer; all if empty.
+    pub only: Vec<String>,
+    /// The host, without any path.
+    pub host: Host,
+}
+
+/// A directory with profiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it must exist: it does if somebody asked for it.
+    pub required: bool,
+}
+
+/// The tools at one time.
+#[derive(Default)]
+pub struct Snapshot {
+    /// By name.
+    pub tools: BTreeMap<String, Arc<Tool>>,
+    /// Profiles that are fine, but cannot be tools here.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A tool that is not offered.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// Why, and what would change it.
+    pub why: String,
+}
+
+/// The tools, as they are now.
+pub struct Catalog {
+    sources: Sources,
+    current: RwLock<Arc<Snapshot>>,
+    /// Counts the changes that clients should know of.
+    changes: watch::Sender<u64>,
+    /// Held while the profiles are read again, so that the last to read is the last to swap.
+    reloading: Mutex<()>,
+}
+
+impl Catalog {
+    /// Reads and compiles every profile. One that is wrong refuses them all.
+    pub fn load(sources: Sources) -> Result<Self, Diagnostics> {
+        let snapshot = load(&sources, &Snapshot::default())?;
+        Ok(Self {
+            sources,
+            current: RwLock::new(Arc::new(snapshot)),
+            changes: watch::Sender::new(0),
+            reloading: Mutex::default(),
+        })
+    }
+
+    /// The tools now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        // The lock is held for the length of a clone.
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A tool by name.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Option<Arc<Tool>> {
+        self.snapshot().tools.get(name).map(Arc::clone)
+    }
+
+    /// Reads the profiles again and swaps all tools at once, or none. Says whether the list that
+    /// clients see has changed. It blocks.
+    pub fn reload(&self) -> Result<bool, Diagnostics> {
+        let _one_at_a_time = self
+            .reloading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = self.snapshot();
+        let after = Arc::new(load(&self.sources, &before)?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&after);
+        let definitions = |snapshot: &Snapshot| -> Vec<rmcp::model::Tool> {
+            snapshot
+                .tools
+                .values()
+                .map(|tool| tool.definition.clone())
+                .collect()
+        };
+        let changed = definitions(&before) != definitions(&after);
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
+        Ok(changed)
+    }
+
+    /// Tells whenever the list that clients see has changed.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The directories that profiles are read from.
+    #[must_use]
+    pub fn directories(&self) -> &[Directory] {
+        &self.sources.directories
+    }
+}
+
+/// Every profile by name: the built-in ones, and those in the directories.
+pub fn library(directories: &[Directory]) -> Result<Library, Diagnostics> {
+    let mut library = Library::builtin();
+    let mut problems = Vec::new();
+    for directory in directories {
+        match files(directory) {
+            Ok(paths) => {
+                for path in paths {
+                    if let Err(found) = source(&path).and_then(|file| library.add(file)) {
+                        problems.extend(found.0);
+                    }
+                }
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() {
+        Ok(library)
+    } else {
+        Err(Diagnostics(problems))
+    }
+}
+
+/// Compiles a resolved profile for this host as its paths are now.
+pub fn compile(
+    resolved: &Resolved,
+    host: &Host,
+) -> Result<profiles::compile::Compiled, Diagnostics> {
+    let host = Host {
+        paths: facts::gather(&resolved.paths()),
+        ..host.clone()
+    };
+    profiles::compile::compile(resolved, &host)
+}
+
+/// Reads one profile's file.
+pub fn source(path: &Path) -> Result<SourceFile, Diagnostics> {
+    let name = path.display().to_string();
+    let read = || -> io::Result<Vec<u8>> {
+        // Opening a FIFO must not wait for a writer.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
+            .open(path)?;
+        regular(&file)?;
+        let mut bytes = Vec::new();
+        file.take(PROFILE_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| problem(format!("could not read `{name}`: {error}")))?;
+    SourceFile::from_bytes(name, bytes)
+}
+
+fn regular(file: &File) -> io::Result<()> {
+    if file.metadata()?.is_file() {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        ))
+    }
+}
+
+/// The profile files of a directory, sorted.
+fn files(directory: &Directory) -> Result<Vec<PathBuf>, Diagnostic> {
+    let path = &directory.path;
+    let failed = |error: io::Error| {
+        single(format!(
+            "could not read the directory `{}`: {error}",
+            path.display()
+        ))
+    };
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !directory.required => {
+            return Ok(Vec::new());
+        }
+        other => other.map_err(failed)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        if hidden || path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        files.push(path);
+        if files.len() > PROFILES_MAX {
+            let path = directory.path.display();
+            return Err(single(format!(
+                "`{path}` holds more than {PROFILES_MAX} profiles"
+            )));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
+    let library = library(&sources.directories)?;
+    let mut snapshot = Snapshot::default();
+    let mut problems = Vec::new();
+    let mut known = Vec::new();
+    for name in library.names() {
+        let resolved = match library.resolve(name, &sources.overrides) {
+            Ok(resolved) => resolved,
+            Err(found) => {
+                problems.extend(found.0);
+                continue;
+            }
+        };
+        if !resolved.is_tool() {
+            continue;
+        }
+        known.push(name);
+        let wanted = sources.only.is_empty() || sources.only.iter().any(|only| only == name);
+        match compile(&resolved, &sources.host) {
+            Ok(compiled) => {
+                if wanted {
+                    let replaces = before.tools.get(name).map(Arc::as_ref);
+                    let tool = Arc::new(Tool::new(compiled, replaces));
+                    snapshot.tools.insert(name.to_owned(), tool);
+                }
+            }
+            Err(found) if cannot_here(&found) => {
+                if wanted {
+                    snapshot.left_out.push(LeftOut {
+                        name: name.to_owned(),
+                        why: reason(&found),
+                    });
+                }
+            }
+            Err(found) => problems.extend(found.0),
+        }
+    }
+    for only in &sources.only {
+        if !known.contains(&only.as_str()) {
+            let known = known.join("`, `");
+            problems.push(Diagnostic {
+                hint: Some(format!("the tools are `{known}`")),
+                ..single(format!("there is no tool `{only}`"))
+            });
+        }
+    }
+    if problems.is_empty() {
+        Ok(snapshot)
+    } else {
+        Err(Diagnostics(problems))
+    }
+}
+
+/// Whether the profile is fine, and it is this host or the operator who lacks something.
+fn cannot_here(found: &Diagnostics) -> bool {
+    found.0.iter().all(|diagnostic| {
+        matches!(
+            diagnostic.kind,
+            Kind::RootNotGiven
+                | Kind::NoProgram
+                | Kind::NoPath
+                | Kind::HostTooWeak
+                | Kind::NotOffered
+        )
+    })
+}
+
+/// The first diagnostic in one line.
+fn reason(found: &Diagnostics) -> String {
+    found
+        .0
+        .first()
+        .map_or_else(String::new, |diagnostic| match &diagnostic.hint {
+            Some(hint) => format!("{}; hint: {hint}", diagnostic.message),
+            None => diagnostic.message.clone(),
+        })
+}
+
+fn single(message: String) -> Diagnostic {
+    Diagnostic {
+        kind: Kind::Invalid,
+        message,
+        origin: None,
+        expected: None,
+        hint: None,
+    }
+}
+
+fn problem(message: String) -> Diagnostics {
+    Diagnostics(vec![single(message)])
+}

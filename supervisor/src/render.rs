@@ -1,0 +1,114 @@
+//! An outcome in words, for a model or a person to read.
+
+use std::fmt::Write;
+
+use crate::outcome::{Outcome, Status, Stream};
+
+/// Whether a caller got what was asked for: the tool ran, and says that it succeeded.
+///
+/// A non-zero exit status is an error, too: a model that reads `isError: false` takes the output
+/// for the answer.
+#[must_use]
+pub fn is_error(outcome: &Outcome) -> bool {
+    !(outcome.status == Status::Exited && outcome.exit_code == Some(0))
+}
+
+/// The whole outcome: standard output as it is, then standard error, then how it ended unless that
+/// goes without saying, then what was denied with the lines that would allow it.
+#[must_use]
+pub fn text(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    stream(&mut text, "stdout", &outcome.stdout);
+    if !outcome.stderr.text.is_empty() {
+        separate(&mut text);
+        text.push_str("[stderr]\n");
+        stream(&mut text, "stderr", &outcome.stderr);
+    }
+    if is_error(outcome) || text.is_empty() || !outcome.reason.is_empty() {
+        separate(&mut text);
+        line(&mut text, format_args!("[{}]", status(outcome)));
+    }
+    for denial in &outcome.denials {
+        separate(&mut text);
+        let times = match denial.count {
+            0 | 1 => String::new(),
+            count => format!(" ({count} times)"),
+        };
+        let (what, rule) = (&denial.what, &denial.rule);
+        line(&mut text, format_args!("[denied] {what}{times}: {rule}"));
+        if !denial.allow_with.is_empty() {
+            line(&mut text, format_args!("hint: {}", denial.allow_with));
+        }
+    }
+    if !outcome.files.is_empty() {
+        separate(&mut text);
+        for file in &outcome.files {
+            let (name, bytes, resource) = (&file.name, file.bytes, &file.resource);
+            line(
+                &mut text,
+                format_args!("[file] {name} ({bytes} bytes): {resource}"),
+            );
+        }
+    }
+    text
+}
+
+/// How a call ended and why, in one line.
+#[must_use]
+pub fn status(outcome: &Outcome) -> String {
+    let end = match outcome.status {
+        Status::Exited => match outcome.exit_code {
+            Some(code) => format!("exited with status {code}"),
+            None => "exited".to_owned(),
+        },
+        Status::Signalled => match &outcome.signal {
+            Some(signal) => format!("ended by {signal}"),
+            None => "ended by a signal".to_owned(),
+        },
+        Status::TimedOut => "timed out".to_owned(),
+        Status::CpuTimeExceeded => "used up its CPU time".to_owned(),
+        Status::OutOfMemory => "ran out of memory".to_owned(),
+        Status::PidsExceeded => "reached its limit of processes".to_owned(),
+        Status::OutputExceeded => "wrote more than it may".to_owned(),
+        Status::DiskExceeded => "filled its disk space".to_owned(),
+        Status::Cancelled => "cancelled".to_owned(),
+        Status::Denied => "ended by a denial".to_owned(),
+        Status::Refused => "refused".to_owned(),
+        Status::SetupFailed => "could not be started".to_owned(),
+    };
+    if outcome.reason.is_empty() {
+        end
+    } else {
+        format!("{end}: {}", outcome.reason)
+    }
+}
+
+fn stream(text: &mut String, name: &str, stream: &Stream) {
+    text.push_str(&stream.text);
+    if stream.truncated {
+        separate(text);
+        let (shown, bytes) = (stream.text.len(), stream.bytes);
+        match &stream.resource {
+            Some(uri) => line(
+                text,
+                format_args!("[{name}: the first {shown} of {bytes} bytes; all of it: {uri}]"),
+            ),
+            None => line(
+                text,
+                format_args!("[{name}: the first {shown} of {bytes} bytes]"),
+            ),
+        }
+    }
+}
+
+/// Begins a line of ours, whether or not the tool ended its last one.
+fn separate(text: &mut String) {
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+}
+
+fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
+    // Writing to a `String` cannot fail.
+    let _ = writeln!(text, "{words}");
+}
