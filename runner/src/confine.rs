@@ -105,6 +105,8 @@ pub(crate) fn run_cell(mut cell: Cell<'_>) -> ! {
 /// Builds the cell and forks the tool's process; returns the tool's PID.
 fn build(cell: &mut Cell<'_>) -> Result<i32, SetupFailure> {
     namespaces::die_with_parent().at(Step::ParentDeathSignal)?;
+    // The launcher ignores it; here the tool must be waited for.
+    init::expect_children().at(Step::ParentDeathSignal)?;
     namespaces::wait_for_id_maps(&cell.mapped).at(Step::MapIds)?;
     namespaces::enter_cgroup(cell.cgroup, &cell.cgroup_descriptors).at(Step::Cgroup)?;
     cell.cgroup_descriptors.clear();

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
@@ -15,6 +15,19 @@ use crate::confine::{Cell, report};
 use crate::report::{End, Report, Usage};
 use crate::wire::CellOrder;
 use crate::{descriptors, landlock, sys, wire};
+
+/// Gives SIGCHLD its default disposition and blocks it, so that no end of a child is missed.
+pub(crate) fn expect_children() -> Result<(), Errno> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    sys::set_signal_action(Signal::SIGCHLD, &default)?;
+    only_sigchld().thread_block()
+}
+
+fn only_sigchld() -> SigSet {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set
+}
 
 /// Reaps until the tool has ended, or the supervisor has gone.
 ///
@@ -47,7 +60,6 @@ fn wait_for_end(socket: BorrowedFd<'_>, tool: i32) -> Result<Option<End>, Errno>
     children.thread_block()?;
     let signals = SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     loop {
-        // Reaping before the first wait covers a tool that ended before the signal was blocked.
         if let Some(end) = reap(tool)? {
             return Ok(Some(end));
         }

@@ -199,7 +199,7 @@ impl Builder<'_> {
                 self.attach(&tree, target, true)
             }
             Mount::Proc { target } => {
-                let tree = FileSystem::open(c"proc")?.mount(NOSUID | NODEV | NOEXEC)?;
+                let tree = FileSystem::open(c"proc")?.mount(RDONLY | NOSUID | NODEV | NOEXEC)?;
                 self.attach(&tree, target, true)
             }
             Mount::Devpts { target } => {
