@@ -148,7 +148,7 @@ const fn is_null(argument: u8) -> Condition {
 
 /// The argument check of a call, if it has one.
 ///
-/// `describe` says for people what such a check refused.
+/// What such a check refused, [`super::describe`] says for people.
 pub(super) fn check(name: &str, facts: FilterFacts) -> Option<Decision> {
     Some(match name {
         "clone" => clone(),
@@ -198,7 +198,7 @@ fn personality() -> Decision {
 
 /// Options of `prctl` that reach past the process or ask for privileges. New options are allowed,
 /// since the C libraries and language runtimes take them up for the process's own good.
-const PRCTLS: &[(u32, &str)] = &[
+pub(super) const PRCTLS: &[(u32, &str)] = &[
     // Keeps capabilities over a change of user.
     (28, "PR_SET_SECUREBITS"),
     // Moves the areas that /proc shows as code, arguments and environment.
@@ -211,8 +211,9 @@ const PRCTLS: &[(u32, &str)] = &[
     (67, "PR_SET_MEMORY_MERGE"),
 ];
 
+pub(super) const PR_CAP_AMBIENT: u32 = 47;
+
 fn prctl() -> Decision {
-    const PR_CAP_AMBIENT: u32 = 47;
     const PR_CAP_AMBIENT_RAISE: u32 = 2;
     let mut decision = refused_values(0, PRCTLS, Errno::NotPermitted);
     let raise = [is(0, PR_CAP_AMBIENT), is(1, PR_CAP_AMBIENT_RAISE)];
@@ -252,7 +253,7 @@ fn memfd_create(facts: FilterFacts) -> Decision {
 
 /// Requests of `ioctl`. The first four push or redirect what a terminal reads or writes, so that a
 /// tool could type into the terminal of who started it; the last two are `F_SETOWN` by other names.
-const IOCTLS: &[(u32, &str)] = &[
+pub(super) const IOCTLS: &[(u32, &str)] = &[
     (0x5412, "TIOCSTI"),
     (0x541c, "TIOCLINUX"),
     (0x541d, "TIOCCONS"),
@@ -263,7 +264,7 @@ const IOCTLS: &[(u32, &str)] = &[
 
 /// Commands of `fcntl`. An owner or a signal set on an open file that is shared with a process
 /// outside would send signals across; a lease makes others wait who open the file, for 45 s.
-const FCNTLS: &[(u32, &str)] = &[
+pub(super) const FCNTLS: &[(u32, &str)] = &[
     (8, "F_SETOWN"),
     (10, "F_SETSIG"),
     (15, "F_SETOWN_EX"),
@@ -314,17 +315,17 @@ fn node(argument: u8) -> Decision {
     Decision::only(allowed, DENY)
 }
 
-const AF_UNIX: u32 = 1;
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
-const AF_NETLINK: u32 = 16;
+pub(super) const AF_UNIX: u32 = 1;
+pub(super) const AF_INET: u32 = 2;
+pub(super) const AF_INET6: u32 = 10;
+pub(super) const AF_NETLINK: u32 = 16;
 /// `SOCK_TYPE_MASK`: the rest of the argument is `SOCK_CLOEXEC` and `SOCK_NONBLOCK`.
-const SOCK_TYPE: u32 = 0xf;
-const SOCK_STREAM: u32 = 1;
-const SOCK_DGRAM: u32 = 2;
-const SOCK_RAW: u32 = 3;
-const SOCK_SEQPACKET: u32 = 5;
-const SOCK_PACKET: u32 = 10;
+pub(super) const SOCK_TYPE: u32 = 0xf;
+pub(super) const SOCK_STREAM: u32 = 1;
+pub(super) const SOCK_DGRAM: u32 = 2;
+pub(super) const SOCK_RAW: u32 = 3;
+pub(super) const SOCK_SEQPACKET: u32 = 5;
+pub(super) const SOCK_PACKET: u32 = 10;
 
 /// TCP, UDP, `NETLINK_ROUTE`, and Unix sockets where they reach nothing of the host.
 ///
@@ -391,7 +392,7 @@ const SOL_TCP: u32 = 6;
 /// Socket options by level and name: programs in the kernel that packets run through, further ways
 /// to open a connection without `connect`, and protocols on top of TCP, whose modules the kernel
 /// loads when asked.
-const SOCKET_OPTIONS: &[(u32, u32, Errno, &str)] = &[
+pub(super) const SOCKET_OPTIONS: &[(u32, u32, Errno, &str)] = &[
     (SOL_SOCKET, 26, Errno::NotPermitted, "SO_ATTACH_FILTER"),
     (SOL_SOCKET, 50, Errno::NotPermitted, "SO_ATTACH_BPF"),
     (
@@ -423,95 +424,3 @@ fn setsockopt() -> Decision {
         otherwise: Action::Allow,
     }
 }
-
-/// What a check refused, for people: `socket(AF_VSOCK, …)`, `ioctl(TIOCSTI)`.
-pub(super) fn describe(name: &str, arguments: &[u64; 6]) -> String {
-    let low =
-        |index: usize| u32::try_from(arguments[index] & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-    let named = |table: &[(u32, &str)], value: u32| {
-        let found = table.iter().find(|(known, _)| *known == value);
-        found.map_or_else(|| format!("{value:#x}"), |(_, name)| (*name).to_owned())
-    };
-    match name {
-        "clone" => format!("clone({})", flags(CLONE_FLAGS, low(0))),
-        "personality" => format!("personality({:#x})", low(0)),
-        "prctl" if low(0) == 47 => "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE)".to_owned(),
-        "prctl" => format!("prctl({})", named(PRCTLS, low(0))),
-        "prlimit64" => "prlimit64 on another process".to_owned(),
-        "madvise" => "madvise(MADV_MERGEABLE)".to_owned(),
-        "memfd_create" => "memfd_create without MFD_NOEXEC_SEAL".to_owned(),
-        "ioctl" => format!("ioctl({})", named(IOCTLS, low(1))),
-        "fcntl" => format!("fcntl({})", named(FCNTLS, low(1))),
-        "open" | "creat" | "chmod" | "fchmod" | "openat" | "fchmodat" | "fchmodat2" => {
-            format!("{name} with a setuid or setgid bit")
-        }
-        "mknod" | "mknodat" => format!("{name} of a device, or with a setuid or setgid bit"),
-        "socket" => {
-            let (family, kind) = (named(FAMILIES, low(0)), named(KINDS, low(1) & SOCK_TYPE));
-            format!("socket({family}, {kind}, {})", low(2))
-        }
-        "socketpair" => {
-            let (family, kind) = (named(FAMILIES, low(0)), named(KINDS, low(1) & SOCK_TYPE));
-            format!("socketpair({family}, {kind})")
-        }
-        "sendto" | "sendmsg" | "sendmmsg" => format!("{name} with MSG_FASTOPEN"),
-        "setsockopt" => {
-            let known =
-                |option: &&(u32, u32, Errno, &str)| (option.0, option.1) == (low(1), low(2));
-            match SOCKET_OPTIONS.iter().find(known) {
-                Some((.., option)) => format!("setsockopt({option})"),
-                None => format!("setsockopt({}, {})", low(1), low(2)),
-            }
-        }
-        _ => name.to_owned(),
-    }
-}
-
-/// Names of the set bits that have one.
-fn flags(table: &[(u32, &str)], value: u32) -> String {
-    let set = table.iter().filter(|(bit, _)| value & bit != 0);
-    set.map(|(_, name)| *name).collect::<Vec<_>>().join("|")
-}
-
-const CLONE_FLAGS: &[(u32, &str)] = &[
-    (0x0002_0000, "CLONE_NEWNS"),
-    (0x0200_0000, "CLONE_NEWCGROUP"),
-    (0x0400_0000, "CLONE_NEWUTS"),
-    (0x0800_0000, "CLONE_NEWIPC"),
-    (0x1000_0000, "CLONE_NEWUSER"),
-    (0x2000_0000, "CLONE_NEWPID"),
-    (0x4000_0000, "CLONE_NEWNET"),
-];
-
-const FAMILIES: &[(u32, &str)] = &[
-    (AF_UNIX, "AF_UNIX"),
-    (AF_INET, "AF_INET"),
-    (3, "AF_AX25"),
-    (4, "AF_IPX"),
-    (AF_INET6, "AF_INET6"),
-    (15, "AF_KEY"),
-    (AF_NETLINK, "AF_NETLINK"),
-    (17, "AF_PACKET"),
-    (21, "AF_RDS"),
-    (29, "AF_CAN"),
-    (30, "AF_TIPC"),
-    (31, "AF_BLUETOOTH"),
-    (38, "AF_ALG"),
-    (39, "AF_NFC"),
-    (40, "AF_VSOCK"),
-    (41, "AF_KCM"),
-    (42, "AF_QIPCRTR"),
-    (43, "AF_SMC"),
-    (44, "AF_XDP"),
-    (45, "AF_MCTP"),
-];
-
-const KINDS: &[(u32, &str)] = &[
-    (SOCK_STREAM, "SOCK_STREAM"),
-    (SOCK_DGRAM, "SOCK_DGRAM"),
-    (SOCK_RAW, "SOCK_RAW"),
-    (4, "SOCK_RDM"),
-    (SOCK_SEQPACKET, "SOCK_SEQPACKET"),
-    (6, "SOCK_DCCP"),
-    (SOCK_PACKET, "SOCK_PACKET"),
-];

@@ -11,6 +11,7 @@
 //! on a foreign architecture. The tests run both programs and hold every answer equal.
 
 mod arguments;
+mod describe;
 mod dispatch;
 #[cfg(test)]
 mod evaluate;
@@ -52,7 +53,8 @@ pub struct SyscallRules {
 pub struct FilterFacts {
     /// Architecture of the kernel.
     pub arch: Arch,
-    /// Whether what is denied is told to a listener, so that it can be named.
+    /// Whether what is denied is told to a listener, so that it can be named. The kernel must know
+    /// `SECCOMP_USER_NOTIF_FLAG_CONTINUE` (Linux 5.5) too, if paths are to be explained.
     pub notify: bool,
     /// Whether Unix sockets may be made: only where the minimal root and the kernel's Landlock
     /// leave none of the host's in reach.
@@ -131,6 +133,25 @@ pub enum FilterError {
     /// `seccompiler` did not take an argument check, or compiled it into an unexpected form.
     #[error("an argument check could not be compiled: {0}")]
     Check(String),
+}
+
+impl FilterError {
+    /// What would mend it, if that can be said.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown { nearest, .. } => nearest.map(|name| format!("did you mean `{name}`?")),
+            Self::AlreadyAllowed { .. } => {
+                Some("take the name out; what is refused of its arguments stays so".to_owned())
+            }
+            Self::NeverAllowed { .. } | Self::Vital { .. } => Some("take the name out".to_owned()),
+            Self::ExplainWithoutNotify => {
+                Some("take `[explain] paths` out, or use Linux 5.5 or later".to_owned())
+            }
+            Self::TooLong(_) => Some("deny or allow fewer system calls by name".to_owned()),
+            Self::Check(_) => None,
+        }
+    }
 }
 
 /// What the filter answers to a system call.
@@ -356,7 +377,7 @@ impl Policy {
         let allow = !by_profile && group.action != GroupAction::Allow && syscall.allowable;
         Notification::Denied {
             what: if checked {
-                arguments::describe(name, arguments)
+                describe::refused(name, arguments)
             } else {
                 name.clone()
             },

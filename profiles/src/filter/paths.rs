@@ -133,7 +133,6 @@ pub const PATH_CALLS: &[PathCall] = &[
     call("stat", Look, &[Plain(0)]),
     call("lstat", Look, &[Plain(0)]),
     call("newfstatat", Look, &[At(0, 1)]),
-    call("fstatat", Look, &[At(0, 1)]),
     call("statx", Look, &[At(0, 1)]),
     call("statfs", Look, &[Plain(0)]),
     call("access", Look, &[Plain(0)]),

@@ -1,1 +1,0 @@
-//! What the filter answers, case by case.

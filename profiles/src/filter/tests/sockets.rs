@@ -1,0 +1,122 @@
+//! Sockets.
+
+use super::*;
+
+#[test]
+fn sockets_are_tcp_udp_unix_and_route_netlink() {
+    const CLOEXEC_NONBLOCK: u64 = 0o2_004_000;
+    let (unix, inet, inet6, netlink) = (1, 2, 10, 16);
+    let (stream, dgram, raw, packet) = (1, 2, 3, 10);
+    for family in [inet, inet6] {
+        for (kind, protocol) in [(stream, 0), (stream, 6), (dgram, 0), (dgram, 17)] {
+            assert_eq!(answer("socket", [family, kind, protocol]), Action::Allow);
+            let kind = kind | CLOEXEC_NONBLOCK;
+            assert_eq!(answer("socket", [family, kind, protocol]), Action::Allow);
+        }
+        for kind in [raw, packet, raw | CLOEXEC_NONBLOCK] {
+            assert_eq!(answer("socket", [family, kind, 0]), DENIED);
+            assert_eq!(answer("socket", [family, kind, 255]), DENIED);
+        }
+        // MPTCP, SCTP, SMC, ICMP; a kind that is none.
+        let others = [
+            (stream, 262),
+            (stream, 132),
+            (stream, 256),
+            (dgram, 1),
+            (dgram, 58),
+            (5, 0),
+        ];
+        for (kind, protocol) in others {
+            let denied = Action::Deny(Errno::NoProtocol);
+            assert_eq!(answer("socket", [family, kind, protocol]), denied);
+        }
+    }
+    assert_eq!(answer("socket", [unix, stream, 0]), Action::Allow);
+    assert_eq!(answer("socket", [netlink, raw, 0]), Action::Allow);
+    for protocol in 1..32 {
+        let denied = Action::Deny(Errno::NoProtocol);
+        assert_eq!(
+            answer("socket", [netlink, raw, protocol]),
+            denied,
+            "{protocol}"
+        );
+    }
+}
+
+#[test]
+fn every_other_family_is_not_supported() {
+    let denied = Action::Deny(Errno::NoAddressFamily);
+    for family in (0..64).filter(|family| ![1, 2, 10, 16].contains(family)) {
+        assert_eq!(answer("socket", [family, 1, 0]), denied, "{family}");
+        assert_eq!(
+            answer("socket", [family | 1 << 32, 1, 0]),
+            denied,
+            "{family}"
+        );
+        assert_eq!(answer("socketpair", [family, 1, 0]), denied, "{family}");
+    }
+    assert_eq!(answer("socket", [2, 1, 0]), Action::Allow);
+}
+
+#[test]
+fn without_unix_sockets_only_pairs_that_keep_their_peer_are_left() {
+    let without = policy(FilterFacts {
+        unix_sockets: false,
+        ..X86_64
+    });
+    assert_eq!(
+        answer_of(&without, "socket", [1, 1]),
+        Action::Deny(Errno::NoAddressFamily)
+    );
+    for (kind, name) in [
+        (1, "stream"),
+        (5, "seqpacket"),
+        (0o2_000_001, "stream, cloexec"),
+    ] {
+        assert_eq!(
+            answer_of(&without, "socketpair", [1, kind]),
+            Action::Allow,
+            "{name}"
+        );
+    }
+    // A datagram socket of a pair can still send to a path; SOCK_RAW is one by another name.
+    for kind in [2, 3] {
+        let denied = Action::Deny(Errno::NoSocketType);
+        assert_eq!(answer_of(&without, "socketpair", [1, kind]), denied);
+        assert_eq!(answer("socketpair", [1, kind]), Action::Allow);
+    }
+}
+
+#[test]
+fn tcp_fast_open_is_refused_everywhere() {
+    const MSG_NOSIGNAL: u64 = 0x4000;
+    const MSG_FASTOPEN: u64 = 0x2000_0000;
+    let denied = Action::Deny(Errno::NotSupported);
+    assert_eq!(answer("sendto", [3, 0, 0, MSG_NOSIGNAL]), Action::Allow);
+    assert_eq!(
+        answer("sendto", [3, 0, 0, MSG_NOSIGNAL | MSG_FASTOPEN]),
+        denied
+    );
+    assert_eq!(answer("sendmsg", [3, 0, MSG_NOSIGNAL]), Action::Allow);
+    assert_eq!(answer("sendmsg", [3, 0, MSG_FASTOPEN]), denied);
+    assert_eq!(answer("sendmmsg", [3, 0, 1, MSG_NOSIGNAL]), Action::Allow);
+    assert_eq!(answer("sendmmsg", [3, 0, 1, MSG_FASTOPEN]), denied);
+    let (tcp_nodelay, fast_open, fast_open_connect) = (1, 23, 30);
+    assert_eq!(answer("setsockopt", [3, 6, tcp_nodelay]), Action::Allow);
+    assert_eq!(answer("setsockopt", [3, 6, fast_open]), denied);
+    assert_eq!(answer("setsockopt", [3, 6, fast_open_connect]), denied);
+}
+
+#[test]
+fn sockets_take_options_but_no_programs_and_no_upper_protocols() {
+    let (reuse_addr, attach_filter, attach_bpf, ulp) = (2, 26, 50, 31);
+    assert_eq!(answer("setsockopt", [3, 1, reuse_addr]), Action::Allow);
+    assert_eq!(answer("setsockopt", [3, 1, attach_filter]), DENIED);
+    assert_eq!(answer("setsockopt", [3, 1, attach_bpf]), DENIED);
+    assert_eq!(
+        answer("setsockopt", [3, 6, ulp]),
+        Action::Deny(Errno::NotSupported)
+    );
+    // The same number at another level is another option.
+    assert_eq!(answer("setsockopt", [3, 41, attach_filter]), Action::Allow);
+}
