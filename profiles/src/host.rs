@@ -3,7 +3,7 @@
 //! Nothing here is probed by this crate: the supervisor gathers the facts and passes them in, so
 //! that a profile can be compiled for a kernel and an architecture that are not at hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -64,16 +64,61 @@ pub struct Host {
     pub notify: bool,
     /// What the host can enforce.
     pub tier: Tier,
-    /// What lies at each path that [`crate::resolve::Resolved::paths`] names, and at each ancestor
-    /// of such a path that is a symbolic link.
+    /// What lies at each path that [`crate::resolve::Resolved::paths`] names; see [`Host::gather`].
     pub paths: BTreeMap<PathBuf, PathFact>,
 }
 
 impl Host {
+    /// Looks at every path with `look`, and at the paths that links among them lead to, which is
+    /// what [`Host::paths`] must hold.
+    ///
+    /// `look` must not follow a link in the last component (`lstat(2)`).
+    pub fn gather(
+        paths: &BTreeSet<PathBuf>,
+        mut look: impl FnMut(&Path) -> PathFact,
+    ) -> BTreeMap<PathBuf, PathFact> {
+        let mut facts = BTreeMap::new();
+        for path in paths {
+            let fact = look(path);
+            if let PathFact::Symlink { canonical, .. } = &fact
+                && !facts.contains_key(canonical)
+            {
+                facts.insert(canonical.clone(), look(canonical));
+            }
+            facts.insert(path.clone(), fact);
+        }
+        facts
+    }
+
     /// What lies at a path; what nobody looked at is taken for absent.
     #[must_use]
     pub fn at(&self, path: &Path) -> &PathFact {
         self.paths.get(path).unwrap_or(&PathFact::Absent)
+    }
+
+    /// The path without any link in it, and what lies there; `None` if nothing does.
+    #[must_use]
+    pub fn canonical(&self, path: &Path) -> Option<(PathBuf, &PathFact)> {
+        match self.at(path) {
+            PathFact::Absent => None,
+            PathFact::Symlink { canonical, .. } => match self.at(canonical) {
+                PathFact::Absent | PathFact::Symlink { .. } => None,
+                fact => Some((canonical.clone(), fact)),
+            },
+            fact => Some((self.without_links_above(path), fact)),
+        }
+    }
+
+    /// The path with links replaced in all but its last component.
+    pub(crate) fn without_links_above(&self, path: &Path) -> PathBuf {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return path.to_owned();
+        };
+        let parent = match self.at(parent) {
+            PathFact::Symlink { canonical, .. } => canonical.clone(),
+            _ => self.without_links_above(parent),
+        };
+        parent.join(name)
     }
 }
 

@@ -7,4 +7,26 @@
 
 #![forbid(unsafe_code)]
 
+pub mod arguments;
+pub mod compile;
+pub mod diagnostics;
+pub mod filter;
 pub mod host;
+pub mod library;
+pub mod paths;
+pub mod placeholders;
+pub mod read;
+pub mod resolve;
+pub mod schema;
+pub mod syscalls;
+pub mod units;
+
+pub use arguments::{ArgumentError, Arguments, InputSchema};
+pub use compile::{
+    CallError, CallFacts, Compiled, Existence, Grant, GrantFact, PathAccess, Plan, ProtectFact,
+    ProtectState, Want, WantKind, WorkspaceFact, compile,
+};
+pub use diagnostics::{Diagnostic, Diagnostics, SourceFile};
+pub use host::{Arch, Host, PathFact, Tier};
+pub use library::Library;
+pub use resolve::{Overrides, Resolved, Workspace, WorkspaceKind};

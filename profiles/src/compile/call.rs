@@ -1,0 +1,372 @@
+//! What one call adds to its template, once the supervisor has opened and identified its paths.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use runner::spec::{Call, Identity, Ids, LANDLOCK_RULES_MAX, LandlockRule, MOUNTS_MAX, Mount};
+use thiserror::Error;
+
+use crate::paths;
+use crate::resolve::{Place, WORK, Workspace};
+
+use super::landlock::Use;
+use super::{Compiled, Grant, PathAccess, Plan, skeleton};
+
+/// What the supervisor found out for one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallFacts {
+    /// The user and group that the cell has on the host.
+    pub host: Ids,
+    /// The workspace's directory, for a named or a host workspace.
+    pub workspace: Option<WorkspaceFact>,
+    /// One fact for each of the plan's grants, in their order.
+    pub grants: Vec<GrantFact>,
+    /// One fact for each path that the profile protects, for a named or a host workspace.
+    pub protect: Vec<ProtectFact>,
+}
+
+/// The directory that a call has as its workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkspaceFact {
+    /// Its path on the host, without links in it.
+    pub source: PathBuf,
+    /// What it was when it was opened.
+    pub identity: Identity,
+    /// Its owner, if the cell's user is another and shall appear as the owner.
+    pub owner: Option<Ids>,
+    /// An empty directory on the same mount, for protecting paths that do not exist.
+    pub work: Option<PathBuf>,
+}
+
+/// What a call's path argument turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantFact {
+    /// Its path on the host, without links in it; of the parent, for a file to be created.
+    pub source: PathBuf,
+    /// What it was when it was opened.
+    pub identity: Identity,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Its owner, if the cell's user is another and shall appear as the owner.
+    pub owner: Option<Ids>,
+}
+
+/// What is at a protected path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProtectFact {
+    /// The path, relative to the workspace.
+    pub relative: PathBuf,
+    /// What is there.
+    pub state: ProtectState,
+}
+
+/// What is at a protected path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtectState {
+    /// Nothing.
+    Absent,
+    /// Anything but a directory.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// Why a call's facts do not fit its plan; the call must be refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CallError {
+    /// The cell would have the host's root user.
+    #[error("a cell never has the host's user 0")]
+    RootUser,
+    /// A workspace is needed and was not opened, or the other way round.
+    #[error("the workspace does not fit the profile")]
+    Workspace,
+    /// The number of facts is not the number of grants.
+    #[error("{found} path arguments were opened, expected {expected}")]
+    Grants {
+        /// How many were opened.
+        found: usize,
+        /// How many there are.
+        expected: usize,
+    },
+    /// What was opened is not beneath the argument's root.
+    #[error("the path of argument `{argument}` leads out of its root")]
+    Outside {
+        /// The argument.
+        argument: String,
+    },
+    /// What was opened is not what the argument must name.
+    #[error("argument `{argument}` does not name {wanted}")]
+    Kind {
+        /// The argument.
+        argument: String,
+        /// What it must name.
+        wanted: &'static str,
+    },
+    /// What was opened is within something that the profile denies.
+    #[error("the path of argument `{argument}` is denied by the profile (`{denied}`)")]
+    Denied {
+        /// The argument.
+        argument: String,
+        /// What the profile denies.
+        denied: String,
+    },
+    /// Nobody looked at a protected path.
+    #[error("nothing is known of the protected path `{0}`")]
+    Protect(String),
+    /// A protected path does not exist, and there is no directory to block it with.
+    #[error("`{0}` cannot be protected before it exists")]
+    CannotBlock(String),
+    /// More mounts or rules than a cell may have.
+    #[error("the call needs {found} {what}, more than {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// How many may be.
+        most: usize,
+    },
+}
+
+impl Compiled {
+    /// The orders that this call adds to the profile's template.
+    pub fn call(&self, plan: &Plan, facts: &CallFacts) -> Result<Call, CallError> {
+        if facts.host.uid == 0 {
+            return Err(CallError::RootUser);
+        }
+        let mut mounts = Vec::new();
+        let mut rules = Vec::new();
+        self.add_workspace(facts, &mut mounts, &mut rules)?;
+        self.add_grants(plan, facts, &mut mounts, &mut rules)?;
+        for (what, found, most) in [
+            ("mounts", self.template.mounts.len() + mounts.len(), MOUNTS_MAX),
+            (
+                "Landlock rules",
+                self.template.landlock.rules.len() + rules.len(),
+                LANDLOCK_RULES_MAX,
+            ),
+        ] {
+            if found > most {
+                return Err(CallError::TooMany { what, found, most });
+            }
+        }
+        Ok(Call {
+            argv: plan.argv.clone(),
+            env: plan.env.clone(),
+            cwd: plan.cwd.clone(),
+            host: facts.host,
+            mounts,
+            rules,
+        })
+    }
+
+    fn add_workspace(
+        &self,
+        facts: &CallFacts,
+        mounts: &mut Vec<Mount>,
+        rules: &mut Vec<LandlockRule>,
+    ) -> Result<(), CallError> {
+        let fact = match (&self.resolved.workspace, &facts.workspace) {
+            (Workspace::None | Workspace::Ephemeral { .. }, None) => return Ok(()),
+            (Workspace::Named { .. } | Workspace::Host { .. }, Some(fact)) => fact,
+            _ => return Err(CallError::Workspace),
+        };
+        let writable = skeleton::writes(&self.resolved, &Place::Work);
+        let exec = self.resolved.files.exec.iter().any(|rule| rule.place == Place::Work);
+        let what = if writable { Use::Write } else { Use::Read };
+        rules.push(LandlockRule {
+            path: WORK.into(),
+            access: self.rights.access(what, true),
+        });
+        rules.extend(skeleton::executes(&self.resolved, &Place::Work, WORK, self.rights));
+        // Nothing in a workspace that cannot be written needs protection from being written.
+        let protect = if writable { self.protected(facts)? } else { Vec::new() };
+        let blocked: Vec<PathBuf> = protect
+            .iter()
+            .filter(|(_, state)| *state == ProtectState::Absent)
+            .map(|(path, _)| (*path).to_owned())
+            .collect();
+        mounts.push(match (blocked.first(), &fact.work) {
+            (None, _) => Mount::Bind {
+                source: fact.source.clone(),
+                target: WORK.into(),
+                directory: true,
+                writable,
+                exec,
+                identity: Some(fact.identity),
+                owner: fact.owner,
+            },
+            (Some(_), Some(work)) => Mount::Guarded {
+                source: fact.source.clone(),
+                work: work.clone(),
+                target: WORK.into(),
+                exec,
+                identity: Some(fact.identity),
+                blocked,
+            },
+            (Some(first), None) => {
+                return Err(CallError::CannotBlock(first.display().to_string()));
+            }
+        });
+        mounts.extend(protections(&protect));
+        Ok(())
+    }
+
+    /// What is known of each protected path.
+    fn protected<'a>(
+        &'a self,
+        facts: &CallFacts,
+    ) -> Result<Vec<(&'a Path, ProtectState)>, CallError> {
+        let known: BTreeMap<&Path, ProtectState> = facts
+            .protect
+            .iter()
+            .map(|fact| (fact.relative.as_path(), fact.state))
+            .collect();
+        let paths = self.resolved.files.protect.iter();
+        paths
+            .map(|path| match known.get(path.as_path()) {
+                Some(state) => Ok((path.as_path(), *state)),
+                None => Err(CallError::Protect(path.display().to_string())),
+            })
+            .collect()
+    }
+
+    fn add_grants(
+        &self,
+        plan: &Plan,
+        facts: &CallFacts,
+        mounts: &mut Vec<Mount>,
+        rules: &mut Vec<LandlockRule>,
+    ) -> Result<(), CallError> {
+        if plan.grants.len() != facts.grants.len() {
+            return Err(CallError::Grants {
+                found: facts.grants.len(),
+                expected: plan.grants.len(),
+            });
+        }
+        // Two arguments may name one path, or one within the other: what they allow adds up, and the
+        // outer one is mounted first.
+        let mut targets: BTreeMap<PathBuf, (&GrantFact, PathAccess, bool)> = BTreeMap::new();
+        for (grant, fact) in plan.grants.iter().zip(&facts.grants) {
+            let target = target_of(grant, fact)?;
+            self.check_denied(grant, fact)?;
+            let entry = targets
+                .entry(target)
+                .or_insert((fact, grant.access, grant.exec));
+            entry.1 = entry.1.max(grant.access);
+            entry.2 |= grant.exec;
+        }
+        for (target, (fact, access, exec)) in targets {
+            let what = match access {
+                PathAccess::Read => Use::Read,
+                PathAccess::Write => Use::Write,
+            };
+            let mut rights = self.rights.access(what, fact.directory);
+            if exec {
+                rights |= self.rights.access(Use::Execute, fact.directory);
+            }
+            rules.push(LandlockRule {
+                path: target.clone(),
+                access: rights,
+            });
+            // The mount hides the covers that the template put beneath it.
+            let covers = self
+                .denied
+                .iter()
+                .filter(|(denied, _)| denied.starts_with(&target))
+                .map(|(denied, directory)| Mount::Mask {
+                    target: denied.clone(),
+                    directory: *directory,
+                });
+            let covers: Vec<_> = covers.collect();
+            mounts.push(Mount::Bind {
+                source: fact.source.clone(),
+                target,
+                directory: fact.directory,
+                writable: access == PathAccess::Write,
+                exec,
+                identity: Some(fact.identity),
+                owner: fact.owner,
+            });
+            mounts.extend(covers);
+        }
+        Ok(())
+    }
+
+    fn check_denied(&self, grant: &Grant, fact: &GrantFact) -> Result<(), CallError> {
+        let denied = self.denied.iter().find(|(denied, _)| fact.source.starts_with(denied));
+        match denied {
+            None => Ok(()),
+            Some((denied, _)) => Err(CallError::Denied {
+                argument: grant.argument.clone(),
+                denied: denied.display().to_string(),
+            }),
+        }
+    }
+}
+
+/// Where a grant appears in the cell: at the path that the argument names, or at that of its parent
+/// for a file that is to be created.
+fn target_of(grant: &Grant, fact: &GrantFact) -> Result<PathBuf, CallError> {
+    use super::{Existence, WantKind};
+    let outside = || CallError::Outside {
+        argument: grant.argument.clone(),
+    };
+    let kind = |wanted| CallError::Kind {
+        argument: grant.argument.clone(),
+        wanted,
+    };
+    let whole = if grant.relative.as_os_str().is_empty() {
+        grant.root.clone()
+    } else {
+        grant.root.join(&grant.relative)
+    };
+    // No link is followed on the way, so what was opened must be at that very path.
+    if !paths::is_plain_absolute(&fact.source) {
+        return Err(outside());
+    }
+    if fact.source == whole {
+        return match (grant.want.kind, fact.directory) {
+            (WantKind::File, true) => Err(kind("a file")),
+            (WantKind::Directory, false) => Err(kind("a directory")),
+            _ => Ok(whole),
+        };
+    }
+    let parent = whole.parent().is_some_and(|parent| parent == fact.source);
+    let created = grant.want.existence == Existence::MayBeCreated;
+    if created && parent && fact.directory && fact.source.starts_with(&grant.root) {
+        return Ok(fact.source.clone());
+    }
+    Err(outside())
+}
+
+/// Mounts that keep protected paths as they are: the path itself read-only, and every directory above
+/// it pinned, because whoever renames the directory could put another in its place.
+fn protections(protect: &[(&Path, ProtectState)]) -> Vec<Mount> {
+    let present = || {
+        let present = protect.iter().filter(|(_, state)| *state != ProtectState::Absent);
+        present.map(|(path, _)| Path::new(WORK).join(path))
+    };
+    let protected: BTreeSet<PathBuf> = present().collect();
+    let mut pinned = BTreeSet::new();
+    for path in &protected {
+        for above in paths::ancestors(path) {
+            let within_protected = above.ancestors().any(|path| protected.contains(path));
+            if above != Path::new(WORK) && !within_protected {
+                pinned.insert(above.to_owned());
+            }
+        }
+    }
+    // Sorted by path, so that a mount over a directory never covers one made before beneath it.
+    let mut mounts: BTreeMap<PathBuf, Mount> = BTreeMap::new();
+    mounts.extend(pinned.into_iter().map(|target| (target.clone(), Mount::Pin { target })));
+    let outermost = protected.iter().filter(|path| {
+        let above = paths::ancestors(path);
+        !above.into_iter().any(|above| protected.contains(above))
+    });
+    mounts.extend(outermost.map(|target| {
+        let target = target.clone();
+        (target.clone(), Mount::Protect { target })
+    }));
+    mounts.into_values().collect()
+}

@@ -1,0 +1,48 @@
+//! Resource limits of the tool's process; see getrlimit(2).
+
+use runner::spec::{Resource, Rlimit};
+
+use crate::host::Tier;
+use crate::resolve::Limits;
+
+/// Stack of one process: the usual size, fixed so that no limit of the supervisor's decides how
+/// programs lay out their memory.
+const STACK_BYTES: u64 = 8 << 20;
+/// Locked memory: what runtimes lock for secrets and rings, no more.
+const LOCKED_BYTES: u64 = 64 << 10;
+/// POSIX message queues: the cell has an IPC namespace of its own, and this much kernel memory in it.
+const QUEUE_BYTES: u64 = 800 << 10;
+/// Queued signals, which are kernel memory too.
+const SIGNALS: u64 = 1024;
+/// The cell's first process counts for the user, too.
+const FIRST_PROCESS: u64 = 1;
+
+pub(super) fn rlimits(limits: &Limits, tier: Tier) -> Vec<Rlimit> {
+    let mut rlimits = vec![
+        (Resource::Core, 0),
+        (Resource::FileSize, limits.file_size),
+        (Resource::OpenFiles, u64::from(limits.open_files)),
+        (Resource::Stack, STACK_BYTES),
+        (Resource::LockedMemory, LOCKED_BYTES),
+        (Resource::MessageQueue, QUEUE_BYTES),
+        (Resource::PendingSignals, SIGNALS),
+        // The supervisor counts the whole cell and is earlier; this holds if it cannot.
+        (Resource::CpuSeconds, limits.cpu_time.as_secs().saturating_add(2)),
+    ];
+    match tier {
+        // The control group caps the sum, and says so; a limit for each process would only hide it.
+        Tier::Full => {}
+        Tier::Rlimits => rlimits.extend([
+            (Resource::Data, limits.memory),
+            (Resource::Processes, u64::from(limits.pids) + FIRST_PROCESS),
+        ]),
+    }
+    rlimits
+        .into_iter()
+        .map(|(resource, value)| Rlimit {
+            resource,
+            soft: value,
+            hard: value,
+        })
+        .collect()
+}

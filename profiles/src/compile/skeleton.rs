@@ -1,0 +1,191 @@
+//! What every cell has of its own: `/proc`, `/dev`, a few files in `/etc`, and empty directories.
+
+use std::path::{Path, PathBuf};
+
+use runner::spec::{LandlockRule, Mount};
+
+use crate::diagnostics::{Diagnostic, Kind, Problems};
+use crate::host::{Host, PathFact};
+use crate::resolve::{DEVICES, Place, Resolved, SHM, TMP, WORK, Workspace};
+
+use super::landlock::{Rights, Use};
+use super::{HOSTNAME, INSIDE, USER};
+
+/// A file system in memory gets an inode for this many bytes, so that empty files cannot take more
+/// kernel memory than full ones.
+const BYTES_PER_INODE: u64 = 4096;
+/// Fewest inodes of a file system in memory.
+const INODES_MIN: u64 = 256;
+/// Most inodes of a file system in memory.
+const INODES_MAX: u64 = 262_144;
+
+/// The device nodes that the cell gets: those that the host has.
+pub(super) fn devices(
+    resolved: &Resolved,
+    host: &Host,
+    problems: &mut Problems,
+) -> Vec<&'static str> {
+    let mut devices = Vec::new();
+    for (path, demanded) in DEVICES {
+        match host.at(Path::new(path)) {
+            PathFact::Other => devices.push(path),
+            _ if demanded => problems.push(
+                Diagnostic::at(&resolved.origin, format!("the host has no `{path}`"))
+                    .with_kind(Kind::HostTooWeak),
+            ),
+            _ => {}
+        }
+    }
+    devices
+}
+
+/// The mounts that come before anything of the host, parents before children.
+pub(super) fn mounts(resolved: &Resolved, devices: &[&str]) -> Vec<Mount> {
+    let directory = |target: &str| Mount::Directory {
+        target: target.into(),
+        mode: 0o755,
+    };
+    let link = |target: &str, link: &str| Mount::Symlink {
+        target: target.into(),
+        link: link.into(),
+    };
+    let mut mounts = vec![
+        Mount::Proc {
+            target: "/proc".into(),
+        },
+        directory("/etc"),
+    ];
+    mounts.extend(etc().into_iter().map(|(target, text)| Mount::File {
+        target: target.into(),
+        contents: text.into_bytes(),
+        mode: 0o444,
+    }));
+    mounts.push(directory("/dev"));
+    mounts.extend(devices.iter().map(|device| Mount::Device {
+        source: device.into(),
+        target: device.into(),
+    }));
+    mounts.extend([
+        Mount::Devpts {
+            target: "/dev/pts".into(),
+        },
+        link("/dev/ptmx", "pts/ptmx"),
+        link("/dev/fd", "/proc/self/fd"),
+        link("/dev/stdin", "/proc/self/fd/0"),
+        link("/dev/stdout", "/proc/self/fd/1"),
+        link("/dev/stderr", "/proc/self/fd/2"),
+    ]);
+    let tmpfs = |target: &str, place: Place, bytes: u64, mode: u32| Mount::Tmpfs {
+        target: target.into(),
+        bytes,
+        inodes: (bytes / BYTES_PER_INODE).clamp(INODES_MIN, INODES_MAX),
+        mode,
+        exec: resolved.files.exec.iter().any(|rule| rule.place == place),
+    };
+    let limits = &resolved.limits;
+    mounts.push(if writes(resolved, &Place::Tmp) {
+        tmpfs(TMP, Place::Tmp, limits.tmp, 0o1777)
+    } else {
+        directory(TMP)
+    });
+    if writes(resolved, &Place::Shm) {
+        mounts.push(tmpfs(SHM, Place::Shm, limits.shm, 0o1777));
+    }
+    mounts.push(match resolved.workspace {
+        // What a call may read and not write would stay as empty as it was made.
+        Workspace::Ephemeral { bytes } if writes(resolved, &Place::Work) => {
+            tmpfs(WORK, Place::Work, bytes, 0o777)
+        }
+        _ => directory(WORK),
+    });
+    mounts
+}
+
+pub(super) fn writes(resolved: &Resolved, place: &Place) -> bool {
+    resolved.files.write.iter().any(|rule| rule.place == *place)
+}
+
+/// The files that a cell has in `/etc`: enough to know who and where it is, and nothing of the host.
+fn etc() -> [(&'static str, String); 5] {
+    let (uid, gid) = (INSIDE.uid, INSIDE.gid);
+    [
+        (
+            "/etc/passwd",
+            format!(
+                "root:x:0:0:root:/:/usr/sbin/nologin\n\
+                 {USER}:x:{uid}:{gid}:{USER}:{TMP}:/bin/sh\n\
+                 nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+            ),
+        ),
+        (
+            "/etc/group",
+            format!("root:x:0:\n{USER}:x:{gid}:\nnogroup:x:65534:\n"),
+        ),
+        (
+            "/etc/hosts",
+            format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost {HOSTNAME}\n"),
+        ),
+        (
+            "/etc/resolv.conf",
+            "# This cell resolves no names.\n".to_owned(),
+        ),
+        (
+            "/etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files\nnetworks: files\n\
+             protocols: files\nservices: files\n"
+                .to_owned(),
+        ),
+    ]
+}
+
+/// The Landlock rules for what is the cell's own.
+///
+/// Landlock looks a path up through mount points to the parents of what is mounted, so a rule on a
+/// directory of the root also holds for everything of the host beneath it. `/` therefore gets no
+/// right but to list directories: to list is all that it grants anywhere, which is acceptable because
+/// what is not listed in the profile does not exist in the cell, and what `deny` names is covered by
+/// a directory without permissions. No rule covers the file `/.unreadable`, which the runner tries to
+/// read in order to prove that the domain refuses.
+pub(super) fn rules(resolved: &Resolved, devices: &[&str], rights: Rights) -> Vec<LandlockRule> {
+    let rule = |path: &str, what: Use, directory: bool| LandlockRule {
+        path: PathBuf::from(path),
+        access: rights.access(what, directory),
+    };
+    let mut rules = vec![
+        rule("/", Use::List, true),
+        rule("/etc", Use::Read, true),
+        rule("/proc", Use::Read, true),
+        rule("/dev/pts", Use::Terminal, true),
+    ];
+    rules.extend(devices.iter().map(|device| match *device {
+        "/dev/tty" => rule(device, Use::Terminal, false),
+        _ => rule(device, Use::Device, false),
+    }));
+    for (path, place) in [(TMP, Place::Tmp), (SHM, Place::Shm)] {
+        if writes(resolved, &place) {
+            rules.push(rule(path, Use::WriteOwn, true));
+            rules.extend(executes(resolved, &place, path, rights));
+        }
+    }
+    if let Workspace::Ephemeral { .. } = resolved.workspace {
+        if writes(resolved, &Place::Work) {
+            rules.push(rule(WORK, Use::WriteOwn, true));
+        }
+        rules.extend(executes(resolved, &Place::Work, WORK, rights));
+    }
+    rules
+}
+
+/// The rule that lets programs in one of the cell's own directories be executed, if the profile does.
+pub(super) fn executes(
+    resolved: &Resolved,
+    place: &Place,
+    path: &str,
+    rights: Rights,
+) -> Option<LandlockRule> {
+    let listed = resolved.files.exec.iter().any(|rule| rule.place == *place);
+    listed.then(|| LandlockRule {
+        path: PathBuf::from(path),
+        access: rights.access(Use::Execute, true),
+    })
+}

@@ -1,0 +1,336 @@
+//! What of the host exists in the cell: from path rules to mounts, links and Landlock rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use runner::spec::{LandlockRule, Mount};
+
+use crate::diagnostics::{Diagnostic, Kind, Problems};
+use crate::host::{Host, PathFact};
+use crate::resolve::{ALIASES, LOADERS, PathRule, Place, Resolved};
+
+use super::landlock::{Rights, Use};
+
+/// What the rules allow of one path of the host, all of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Allowed {
+    directory: bool,
+    execute: bool,
+    write: bool,
+    /// Listed by its own path, as libraries are; what comes by way of a root or an argument is data
+    /// and cannot be mapped executable unless it is also in `exec`.
+    map: bool,
+}
+
+/// How a path is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mounted {
+    writable: bool,
+    exec: bool,
+}
+
+impl Allowed {
+    /// What holds for a path beneath another: rules add up.
+    fn beneath(self, above: Self) -> Self {
+        Self {
+            directory: self.directory,
+            execute: self.execute || above.execute,
+            write: self.write || above.write,
+            map: self.map || above.map,
+        }
+    }
+
+    fn mounted(self) -> Mounted {
+        Mounted {
+            writable: self.write,
+            exec: self.execute || (self.map && !self.write),
+        }
+    }
+}
+
+/// Everything of the host that exists in the cell, by paths without links.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    allowed: BTreeMap<PathBuf, Allowed>,
+    /// Paths by which the profile, or a program, names things: where they are links, the cell has
+    /// the same links.
+    named: BTreeSet<PathBuf>,
+    /// Directories of the cell's own in which programs can be executed.
+    own_executable: Vec<PathBuf>,
+}
+
+impl Tree {
+    /// Gathers what the rules list, and the dynamic loaders that executing it takes.
+    pub(super) fn plant(
+        resolved: &Resolved,
+        host: &Host,
+        roots: &BTreeMap<String, PathBuf>,
+        problems: &mut Problems,
+    ) -> Self {
+        let mut tree = Self::default();
+        let files = &resolved.files;
+        let lists = [
+            (&files.read, Use::Read),
+            (&files.exec, Use::Execute),
+            (&files.write, Use::Write),
+        ];
+        for (list, what) in lists {
+            for rule in list {
+                tree.add(rule, what, host, roots, problems);
+            }
+        }
+        tree.named.extend(ALIASES.map(PathBuf::from));
+        if let Some(run) = &resolved.run {
+            tree.name(host, &run.program);
+        }
+        tree.add_loaders(host);
+        tree
+    }
+
+    fn add(
+        &mut self,
+        rule: &PathRule,
+        what: Use,
+        host: &Host,
+        roots: &BTreeMap<String, PathBuf>,
+        problems: &mut Problems,
+    ) {
+        let (path, map) = match &rule.place {
+            Place::Host(path) => (path.clone(), what == Use::Read),
+            Place::Root(name) => (roots.get(name).cloned().unwrap_or_default(), false),
+            own @ (Place::Work | Place::Tmp | Place::Shm) => {
+                if what == Use::Execute {
+                    self.own_executable.push(own.written().into());
+                }
+                return;
+            }
+            // Nothing is known of it before the call.
+            Place::Argument(_) => return,
+        };
+        let Some((canonical, fact)) = host.canonical(&path) else {
+            if !rule.if_present {
+                problems.push(
+                    Diagnostic::at(&rule.origin, format!("`{}` does not exist", path.display()))
+                        .with_kind(Kind::NoPath)
+                        .with_hint("if it need not be there, say `if_present = true`"),
+                );
+            }
+            return;
+        };
+        let directory = match fact {
+            PathFact::Directory => true,
+            PathFact::File { .. } => false,
+            PathFact::Other | PathFact::Absent | PathFact::Symlink { .. } => {
+                problems.push(
+                    Diagnostic::at(
+                        &rule.origin,
+                        format!("`{}` is neither a file nor a directory", path.display()),
+                    )
+                    .with_kind(Kind::NotOffered),
+                );
+                return;
+            }
+        };
+        if let Err(diagnostic) = crate::resolve::check_host_path(&canonical, &rule.origin) {
+            // A link must not lead where the path itself could not be listed.
+            problems.push(diagnostic);
+            return;
+        }
+        let allowed = self.allowed.entry(canonical).or_default();
+        allowed.directory = directory;
+        allowed.execute |= what == Use::Execute;
+        allowed.write |= what == Use::Write;
+        allowed.map |= map;
+        self.name(host, &path);
+    }
+
+    fn name(&mut self, host: &Host, path: &Path) {
+        self.named.insert(path.to_owned());
+        self.named.insert(host.without_links_above(path));
+    }
+
+    /// Execution takes the right on the loader, too. It is granted on loaders that the rules show
+    /// anyway; what a loader can then be made to run is what can be mapped executable.
+    fn add_loaders(&mut self, host: &Host) {
+        if !self.allowed.values().any(|allowed| allowed.execute) && self.own_executable.is_empty() {
+            return;
+        }
+        for loader in LOADERS.map(Path::new) {
+            let Some((canonical, PathFact::File { executable: true })) = host.canonical(loader)
+            else {
+                continue;
+            };
+            let Some(above) = self.above(&canonical) else {
+                continue;
+            };
+            self.name(host, loader);
+            if !above.execute {
+                let allowed = self.allowed.entry(canonical).or_default();
+                allowed.execute = true;
+            }
+        }
+    }
+
+    /// What holds for a path by the rules on itself and on everything above it.
+    fn above(&self, path: &Path) -> Option<Allowed> {
+        path.ancestors()
+            .filter_map(|ancestor| self.allowed.get(ancestor))
+            .copied()
+            .reduce(Allowed::beneath)
+    }
+
+    /// What is mounted, outermost first: paths whose attributes no mount above them gives already.
+    fn mounted(&self) -> BTreeMap<&Path, Mounted> {
+        let mut mounted: BTreeMap<&Path, Mounted> = BTreeMap::new();
+        for path in self.allowed.keys() {
+            let Some(allowed) = self.above(path) else {
+                continue;
+            };
+            let around = path
+                .ancestors()
+                .skip(1)
+                .find_map(|ancestor| mounted.get(ancestor));
+            if around != Some(&allowed.mounted()) {
+                mounted.insert(path, allowed.mounted());
+            }
+        }
+        mounted
+    }
+
+    pub(super) fn binds(&self) -> Vec<Mount> {
+        let mounted = self.mounted().into_iter();
+        mounted
+            .map(|(path, attributes)| Mount::Bind {
+                source: path.to_owned(),
+                target: path.to_owned(),
+                directory: self.allowed[path].directory,
+                writable: attributes.writable,
+                exec: attributes.exec,
+                identity: None,
+                owner: None,
+            })
+            .collect()
+    }
+
+    /// The links of the host by which something that exists in the cell is named.
+    pub(super) fn links(&self, host: &Host) -> Vec<Mount> {
+        let mounted = self.mounted();
+        let covered = |path: &Path| {
+            path.ancestors()
+                .any(|ancestor| mounted.contains_key(ancestor))
+        };
+        let mut links = BTreeMap::new();
+        for named in &self.named {
+            for part in crate::paths::ancestors(named).into_iter().chain([named.as_path()]) {
+                let PathFact::Symlink { link, canonical } = host.at(part) else {
+                    continue;
+                };
+                let target = host.without_links_above(part);
+                if covered(&target) || !self.shows(canonical) {
+                    continue;
+                }
+                let direct = target.parent().is_some_and(|parent| {
+                    crate::paths::lexically_joined(parent, link).as_ref() == Some(canonical)
+                });
+                // A link by way of others leads straight there: the others may not exist here.
+                let link = if direct { link } else { canonical };
+                links.insert(target, link.clone());
+            }
+        }
+        links
+            .into_iter()
+            .map(|(target, link)| Mount::Symlink { target, link })
+            .collect()
+    }
+
+    /// Whether a path exists in the cell, as something listed, within it, or above it.
+    fn shows(&self, path: &Path) -> bool {
+        let mut listed = self.allowed.keys().chain(&self.named);
+        self.above(path).is_some() || listed.any(|other| other.starts_with(path))
+    }
+
+    /// What `deny` covers; something must be there to be covered.
+    pub(super) fn denied(
+        &self,
+        resolved: &Resolved,
+        host: &Host,
+        roots: &BTreeMap<String, PathBuf>,
+        problems: &mut Problems,
+    ) -> Vec<(PathBuf, bool)> {
+        let mut denied = BTreeMap::new();
+        for rule in &resolved.files.deny {
+            let path = match &rule.place {
+                Place::Host(path) => path.clone(),
+                Place::Root(name) => roots.get(name).cloned().unwrap_or_default(),
+                Place::Argument(_) | Place::Work | Place::Tmp | Place::Shm => continue,
+            };
+            let Some((canonical, fact)) = host.canonical(&path) else {
+                if !rule.if_present {
+                    let message = format!("`{}` does not exist, so it cannot be covered", path.display());
+                    problems.push(
+                        Diagnostic::at(&rule.origin, message)
+                            .with_kind(Kind::NoPath)
+                            .with_hint("if it need not be there, say `if_present = true`"),
+                    );
+                }
+                continue;
+            };
+            let beneath_argument = resolved.paths.values().any(|argument| {
+                roots.get(&argument.root).is_some_and(|root| canonical.starts_with(root))
+            });
+            if self.above(&canonical).is_none() && !self.shows(&canonical) && !beneath_argument {
+                let message = format!("`{}` is not within anything that is allowed", path.display());
+                problems.push(
+                    Diagnostic::at(&rule.origin, message)
+                        .with_hint("what is not listed does not exist in the cell: leave it out"),
+                );
+                continue;
+            }
+            denied.insert(canonical, *fact == PathFact::Directory);
+        }
+        denied.into_iter().collect()
+    }
+
+    /// Covers for what is denied and exists in every cell.
+    pub(super) fn masks(&self, denied: &[(PathBuf, bool)]) -> Vec<Mount> {
+        denied
+            .iter()
+            .filter(|(path, _)| self.shows(path))
+            .map(|(path, directory)| Mount::Mask {
+                target: path.clone(),
+                directory: *directory,
+            })
+            .collect()
+    }
+
+    pub(super) fn rules(&self, rights: Rights) -> Vec<LandlockRule> {
+        self.allowed
+            .iter()
+            .map(|(path, allowed)| {
+                let mut access = rights.access(Use::Read, allowed.directory);
+                if allowed.execute {
+                    access |= rights.access(Use::Execute, allowed.directory);
+                }
+                if allowed.write {
+                    access |= rights.access(Use::Write, allowed.directory);
+                }
+                LandlockRule {
+                    path: path.clone(),
+                    access,
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn executes(&self, canonical: &Path) -> bool {
+        self.above(canonical).is_some_and(|allowed| allowed.execute)
+    }
+
+    /// Paths beneath which programs can be executed.
+    pub(super) fn executable(&self) -> Vec<PathBuf> {
+        let host = self.allowed.iter().filter(|(_, allowed)| allowed.execute);
+        host.map(|(path, _)| path.clone())
+            .chain(self.own_executable.iter().cloned())
+            .collect()
+    }
+}
