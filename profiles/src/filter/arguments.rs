@@ -410,8 +410,6 @@ pub(super) const SOCKET_OPTIONS: &[(u32, u32, Errno, &str)] = &[
     (SOL_TCP, 23, Errno::NotSupported, "TCP_FASTOPEN"),
     (SOL_TCP, 30, Errno::NotSupported, "TCP_FASTOPEN_CONNECT"),
     (SOL_TCP, 31, Errno::NotSupported, "TCP_ULP"),
-    (SOL_TCP, 33, Errno::NotSupported, "TCP_FASTOPEN_KEY"),
-    (SOL_TCP, 34, Errno::NotSupported, "TCP_FASTOPEN_NO_COOKIE"),
 ];
 
 fn setsockopt() -> Decision {

@@ -21,7 +21,7 @@ const NUMBERS_END: u32 = 1024;
 /// `__X32_SYSCALL_BIT`.
 const X32: u32 = 0x4000_0000;
 /// Most instructions that one system call may execute, argument check and all.
-const EXECUTED_MAX: usize = 56;
+const EXECUTED_MAX: usize = 48;
 /// Most instructions that a system call without an argument check may execute.
 const EXECUTED_UNCHECKED_MAX: usize = 17;
 
