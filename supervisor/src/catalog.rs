@@ -136,12 +136,26 @@ impl Catalog {
 
 /// Every profile by name: the built-in ones, and those in the directories.
 pub fn library(directories: &[Directory]) -> Result<Library, Diagnostics> {
+    library_without(directories, &[])
+}
+
+/// The same without these files, given by their canonical paths.
+pub fn library_without(
+    directories: &[Directory],
+    without: &[PathBuf],
+) -> Result<Library, Diagnostics> {
     let mut library = Library::builtin();
     let mut problems = Vec::new();
     for directory in directories {
         match files(directory) {
             Ok(paths) => {
                 for path in paths {
+                    if path
+                        .canonicalize()
+                        .is_ok_and(|path| without.contains(&path))
+                    {
+                        continue;
+                    }
                     if let Err(found) = source(&path).and_then(|file| library.add(file)) {
                         problems.extend(found.0);
                     }
@@ -289,7 +303,8 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
 }
 
 /// Whether the profile is fine, and it is this host or the operator who lacks something.
-fn cannot_here(found: &Diagnostics) -> bool {
+#[must_use]
+pub fn cannot_here(found: &Diagnostics) -> bool {
     found.0.iter().all(|diagnostic| {
         matches!(
             diagnostic.kind,
@@ -303,7 +318,8 @@ fn cannot_here(found: &Diagnostics) -> bool {
 }
 
 /// The first diagnostic in one line.
-fn reason(found: &Diagnostics) -> String {
+#[must_use]
+pub fn reason(found: &Diagnostics) -> String {
     found
         .0
         .first()

@@ -40,14 +40,12 @@ pub enum DirsError {
     },
 }
 
-/// Directories with profiles that are read unless something else is asked for, weakest first: a
-/// name in a later one is a duplicate, not a replacement.
+/// Directories with profiles that are always read, whether or not they exist.
 #[must_use]
 pub fn profiles() -> Vec<PathBuf> {
     let user = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
     std::iter::once(PathBuf::from(SYSTEM_PROFILES))
         .chain(user.map(|directory| directory.join("toolcell/profiles")))
-        .filter(|directory| directory.is_dir())
         .collect()
 }
 

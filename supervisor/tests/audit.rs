@@ -361,7 +361,11 @@ fn tamper(lines: &mut Vec<String>, tampering: &Tampering) -> Option<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn every_tampering_is_named_at_its_line(change in tampering()) {

@@ -1,0 +1,122 @@
+//! The subcommands, each with its arguments and its own way to report.
+
+pub mod audit;
+pub mod check;
+pub mod explain;
+pub mod list;
+pub mod serve;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use profiles::diagnostics::Diagnostics;
+use profiles::host::Host;
+use profiles::resolve::Overrides;
+
+use crate::catalog::{Directory, Sources};
+use crate::dirs;
+
+/// Where profiles come from, as every command that needs them is told.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SourceArgs {
+    /// Read the profiles in this directory, too; may be repeated
+    ///
+    /// `/etc/toolcell/profiles` and `$XDG_CONFIG_HOME/toolcell/profiles` are always read.
+    #[arg(long = "profiles", value_name = "DIR")]
+    pub profiles: Vec<PathBuf>,
+    /// Give a profile's root a directory, as in `docs=/srv/docs`; may be repeated
+    #[arg(long = "root", value_name = "NAME=DIR", value_parser = root)]
+    pub roots: Vec<(String, PathBuf)>,
+    /// Offer only this tool; may be repeated
+    #[arg(long = "tool", value_name = "NAME")]
+    pub tools: Vec<String>,
+    /// Name denied paths, too; slower
+    #[arg(long)]
+    pub explain: bool,
+}
+
+impl SourceArgs {
+    /// The directories that profiles are read from.
+    #[must_use]
+    pub fn directories(&self) -> Vec<Directory> {
+        let standard = dirs::profiles().into_iter().map(|path| Directory {
+            path,
+            required: false,
+        });
+        let given = self.profiles.iter().map(|path| Directory {
+            path: path.clone(),
+            required: true,
+        });
+        standard.chain(given).collect()
+    }
+
+    /// What the operator says beside the profiles.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            roots: self.roots.iter().cloned().collect(),
+            workspace: None,
+            explain_paths: self.explain.then_some(true),
+        }
+    }
+
+    /// Everything that a catalog needs.
+    #[must_use]
+    pub fn sources(&self, host: Host) -> Sources {
+        Sources {
+            directories: self.directories(),
+            overrides: self.overrides(),
+            only: self.tools.clone(),
+            host,
+        }
+    }
+}
+
+fn root(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, directory) = text
+        .split_once('=')
+        .filter(|(name, directory)| !name.is_empty() && !directory.is_empty())
+        .ok_or("expected `NAME=DIR`")?;
+    let directory = std::path::absolute(directory).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), directory))
+}
+
+/// Shows what is wrong with profiles on standard error.
+pub fn show(diagnostics: &Diagnostics) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tell(diagnostics.render(colour).trim_end());
+}
+
+/// Says something on standard error. If nobody listens, nobody misses it.
+pub fn tell(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes a command's answer to standard output, and a broken pipe is no trouble.
+#[must_use]
+pub fn answer(text: &str, success: ExitCode) -> ExitCode {
+    let mut output = io::stdout().lock();
+    match output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tell(&format!("toolcell: could not write: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => success,
+    }
+}
+
+/// Writes a command's answer as JSON.
+#[must_use]
+pub fn answer_json(value: &impl serde::Serialize, success: ExitCode) -> ExitCode {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => answer(&(text + "\n"), success),
+        Err(error) => {
+            tell(&format!("toolcell: could not write JSON: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `toolcell audit`: the receipts, read again.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::{answer, answer_json, tell};
+use crate::audit::{Severity, Verified, verify_directory, verify_file};
+use crate::dirs;
+
+/// Arguments of `toolcell audit`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done with the receipts.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Command {
+    /// Check that no receipt was cut, changed, swapped or put in
+    Verify {
+        /// A log file alone, or a directory; else the whole log of this user
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Verifies the log; the exit status is 1 if something was done to it.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let Command::Verify { file, json } = &args.command;
+    let verified = match verify(file.as_ref()) {
+        Ok(verified) => verified,
+        Err(error) => {
+            tell(&format!("toolcell: could not read the audit log: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let status = if verified.is_whole() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    };
+    if *json {
+        answer_json(&verified, status)
+    } else {
+        answer(&text(&verified), status)
+    }
+}
+
+fn verify(file: Option<&PathBuf>) -> io::Result<Verified> {
+    match file {
+        Some(path) if path.is_dir() => verify_directory(path),
+        Some(path) => verify_file(path),
+        None => verify_directory(&dirs::state().map_err(io::Error::other)?),
+    }
+}
+
+fn text(verified: &Verified) -> String {
+    let mut text = String::new();
+    for finding in &verified.findings {
+        let severity = match finding.severity {
+            Severity::Note => "note",
+            Severity::Error => "error",
+        };
+        let (file, line, what) = (finding.file.display(), finding.line, &finding.what);
+        text.push_str(&format!("{severity}: {file}:{line}: {what}\n"));
+    }
+    if verified.findings_left_out > 0 {
+        let more = verified.findings_left_out;
+        text.push_str(&format!("and {more} more\n"));
+    }
+    let (receipts, lines) = (verified.receipts, verified.lines);
+    let verdict = if verified.is_whole() {
+        "the log is whole"
+    } else {
+        "the log is NOT whole"
+    };
+    text.push_str(&format!(
+        "{verdict}: {receipts} receipts in {lines} lines\n"
+    ));
+    if let Some(end) = &verified.end {
+        let (last, hash) = (end.records.saturating_sub(1), &end.hash);
+        text.push_str(&format!("it ends with line {last}, hash {hash}\n"));
+    }
+    text
+}

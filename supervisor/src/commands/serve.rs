@@ -1,0 +1,287 @@
+//! `toolcell serve`: the MCP server.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher};
+use profiles::host::Host;
+use rmcp::ServiceExt;
+use rmcp::service::ServerInitializeError;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{SourceArgs, show, tell};
+use crate::audit::{Audit, Durability};
+use crate::caller::Caller;
+use crate::catalog::{Catalog, Snapshot};
+use crate::dirs;
+use crate::lines::Lines;
+use crate::results::Results;
+use crate::server::Server;
+use crate::service::{Run, Service};
+
+/// How long calls may go on by themselves when the client has closed its side: a script that pipes
+/// its requests in gets its answers, and clients wait two seconds before they send SIGTERM.
+pub const DRAIN: Duration = Duration::from_millis(500);
+/// How long cancelled calls may take to end: the longest grace that a profile commonly gives its
+/// tool, and time to empty the cell. What is left then dies with the supervisor.
+pub const EXIT_GRACE: Duration = Duration::from_secs(10);
+/// How long the last answers may take to be written.
+pub const GOODBYE: Duration = Duration::from_secs(1);
+/// How long profile files must be at rest before they are read again: editors write in several
+/// steps.
+pub const DEBOUNCE: Duration = Duration::from_millis(250);
+
+/// Arguments of `toolcell serve`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Serve one client on standard input and output (the default)
+    #[arg(long)]
+    pub stdio: bool,
+    /// Where profiles come from.
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    /// When a receipt counts as written
+    #[arg(long, value_name = "WHERE", default_value = "disk")]
+    pub receipts: ReceiptsOn,
+}
+
+/// Where a receipt must be before its call is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReceiptsOn {
+    /// On the disk: it outlives a power failure
+    Disk,
+    /// In the kernel: it outlives the supervisor
+    Kernel,
+}
+
+impl From<ReceiptsOn> for Durability {
+    fn from(on: ReceiptsOn) -> Self {
+        match on {
+            ReceiptsOn::Disk => Self::Disk,
+            ReceiptsOn::Kernel => Self::Kernel,
+        }
+    }
+}
+
+/// Builds the service that every command that makes calls goes through.
+pub fn service(
+    sources: &SourceArgs,
+    receipts: Durability,
+    host: Host,
+    cells: Arc<dyn Run>,
+) -> Result<Arc<Service>, ExitCode> {
+    let state = match dirs::state() {
+        Ok(state) => state,
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            return Err(ExitCode::FAILURE);
+        }
+    };
+    let catalog = match Catalog::load(sources.sources(host)) {
+        Ok(catalog) => catalog,
+        Err(diagnostics) => {
+            show(&diagnostics);
+            return Err(ExitCode::FAILURE);
+        }
+    };
+    let results = Results::new(state.clone());
+    let audit = Audit::new(state, receipts);
+    Ok(Arc::new(Service::new(catalog, results, audit, cells)))
+}
+
+/// Serves until the client goes away or a signal says to stop.
+///
+/// A read from standard input may still be waiting in a thread of its own when this returns: leave
+/// the runtime with `shutdown_background`.
+pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+    let service = match service(&args.sources, args.receipts.into(), host, cells) {
+        Ok(service) => service,
+        Err(status) => return status,
+    };
+    tell_left_out(&service.catalog.snapshot());
+    let watching = match watch(Arc::clone(&service)) {
+        Ok(watching) => watching,
+        Err(error) => {
+            tell(&format!("toolcell: could not watch the profiles: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let stop = match Stop::new() {
+        Ok(stop) => stop,
+        Err(error) => {
+            tell(&format!("toolcell: could not wait for signals: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let server = Server::new(Arc::clone(&service), Caller::local());
+    let served = serve(
+        server,
+        &service,
+        tokio::io::stdin(),
+        tokio::io::stdout(),
+        stop,
+    )
+    .await;
+    watching.abort();
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell_left_out(snapshot: &Snapshot) {
+    for tool in &snapshot.left_out {
+        tell(&format!(
+            "toolcell: `{}` is not offered: {}",
+            tool.name, tool.why
+        ));
+    }
+    if snapshot.tools.is_empty() {
+        tell("toolcell: no tool is offered; hint: `toolcell check` says why");
+    }
+}
+
+/// Serves one client on a pair of streams, from its first message to the end of its last call.
+pub async fn serve<R, W>(
+    server: Server,
+    service: &Arc<Service>,
+    read: R,
+    write: W,
+    mut stop: Stop,
+) -> io::Result<()>
+where
+    R: AsyncRead + Unpin + Send + 'static,
+    W: AsyncWrite + Unpin + Send + 'static,
+{
+    let ended = CancellationToken::new();
+    let hang_up = CancellationToken::new();
+    let lines = Lines::new(read, write, ended.clone());
+    let opening = server.serve_with_ct(lines, hang_up.clone());
+    let running = tokio::select! {
+        opened = opening => match opened {
+            Ok(running) => running,
+            // It went away before it said anything.
+            Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
+            Err(error) => return Err(io::Error::other(error)),
+        },
+        () = stop.asked() => return Ok(()),
+    };
+    let mut session = tokio::spawn(running.waiting());
+    tokio::select! {
+        () = ended.cancelled() => {
+            service.idle(DRAIN).await;
+        }
+        () = stop.asked() => {}
+        _ = &mut session => {}
+    }
+    tokio::select! {
+        idle = service.close(EXIT_GRACE) => {
+            if !idle {
+                tell("toolcell: a call did not end in time; its cell dies with the supervisor");
+            }
+        }
+        // Whoever asks a second time does not want to wait.
+        () = stop.asked() => {}
+    }
+    if !session.is_finished() {
+        // The answers to what was cancelled are on their way; after them, it hangs up.
+        hang_up.cancel();
+        let _ = tokio::time::timeout(GOODBYE, session).await;
+    }
+    Ok(())
+}
+
+/// Waits for the signals that end a server.
+pub struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    /// Takes the signals over from now on.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Reads the profiles again when their files change, or at SIGHUP.
+pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
+    let (touched, mut touches) = mpsc::channel(1);
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let harmless = event.is_ok_and(|event| event.kind.is_access());
+        if !harmless {
+            // One that waits already stands for this one, too.
+            let _ = touched.try_send(());
+        }
+    })
+    .map_err(io::Error::other)?;
+    for directory in service.catalog.directories() {
+        watch_directory(&mut watcher, &directory.path);
+    }
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        // Watching ends when it is dropped.
+        let _watcher = watcher;
+        loop {
+            tokio::select! {
+                _ = hang_up.recv() => {}
+                touch = touches.recv() => {
+                    if touch.is_none() {
+                        return;
+                    }
+                    while let Ok(Some(())) =
+                        tokio::time::timeout(DEBOUNCE, touches.recv()).await
+                    {}
+                }
+            }
+            reload(&service).await;
+        }
+    }))
+}
+
+fn watch_directory(watcher: &mut impl Watcher, path: &Path) {
+    if !path.is_dir() {
+        return;
+    }
+    if let Err(error) = watcher.watch(path, RecursiveMode::NonRecursive) {
+        let path = path.display();
+        tracing::warn!(%error, "changes in `{path}` are noticed at SIGHUP only");
+    }
+}
+
+async fn reload(service: &Arc<Service>) {
+    let reloading = Arc::clone(service);
+    let reloaded = tokio::task::spawn_blocking(move || reloading.catalog.reload()).await;
+    match reloaded {
+        Ok(Ok(changed)) => {
+            tracing::info!(changed, "profiles read again");
+            if changed {
+                tell_left_out(&service.catalog.snapshot());
+            }
+        }
+        Ok(Err(diagnostics)) => {
+            tell("toolcell: the profiles changed, and one is wrong; the tools stay as they were");
+            show(&diagnostics);
+        }
+        Err(error) => tracing::error!(%error, "reading the profiles again failed"),
+    }
+}
