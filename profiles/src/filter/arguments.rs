@@ -4,7 +4,7 @@
 //! numbers, so only the low half is compared: were the high half compared too, garbage in it would
 //! pass by a rule that denies.
 
-use super::{Action, Errno, FilterFacts};
+use super::{Action, Errno, FilterFacts, UNKNOWN};
 
 /// What is decided for a call: the action of the first case that fits, or else `otherwise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,9 +131,9 @@ pub(super) const fn none_of(argument: u8, bits: u32) -> Condition {
     masked(argument, bits, 0)
 }
 
-/// All of these bits of the low half are set.
-const fn all_of(argument: u8, bits: u32) -> Condition {
-    masked(argument, bits, bits)
+/// None of the first bits of the low half is set, and all of the others are.
+const fn none_but(argument: u8, none: u32, all: u32) -> Condition {
+    masked(argument, none | all, all)
 }
 
 /// The argument is the null pointer.
@@ -156,7 +156,9 @@ pub(super) fn check(name: &str, facts: FilterFacts) -> Option<Decision> {
         "prctl" => prctl(),
         "prlimit64" => prlimit(),
         "madvise" => madvise(),
-        "memfd_create" if !facts.memfd_exec => memfd_create(facts),
+        "mmap" => huge_pages(3, MAP_HUGETLB),
+        "shmget" => huge_pages(2, SHM_HUGETLB),
+        "memfd_create" => memfd_create(facts),
         "ioctl" => refused_values(1, IOCTLS, Errno::NotPermitted),
         "fcntl" => refused_values(1, FCNTLS, Errno::NotPermitted),
         "open" => create(1, 2),
@@ -238,17 +240,39 @@ fn madvise() -> Decision {
     }
 }
 
+const MAP_HUGETLB: u32 = 0x4_0000;
+const SHM_HUGETLB: u32 = 0o4000;
+pub(super) const MFD_HUGETLB: u32 = 0x4;
+
+/// Huge pages come out of a pool of the whole host, and `memory.max` does not count them. `ENOMEM`
+/// is what a host says whose pool is empty, as most are; transparent huge pages are not concerned.
+fn huge_pages(flags: u8, huge: u32) -> Decision {
+    Decision::only(
+        [Case::allow([none_of(flags, huge)])],
+        Action::Deny(Errno::NoMemory),
+    )
+}
+
 /// Landlock has no say over memory files, so one that can be executed would carry any program past
 /// the profile's `exec`. With `MFD_NOEXEC_SEAL` the kernel makes one that cannot; other callers get
 /// such a one from the supervisor.
 fn memfd_create(facts: FilterFacts) -> Decision {
     const MFD_NOEXEC_SEAL: u32 = 0x8;
-    let otherwise = if facts.notify {
+    let mut decision = huge_pages(1, MFD_HUGETLB);
+    if facts.memfd_exec {
+        return decision;
+    }
+    let sealed = none_but(1, MFD_HUGETLB, MFD_NOEXEC_SEAL);
+    let unsealed = if facts.notify {
         Action::SealedMemfd
     } else {
-        Action::Refuse(Errno::NoSystemCall)
+        UNKNOWN
     };
-    Decision::only([Case::allow([all_of(1, MFD_NOEXEC_SEAL)])], otherwise)
+    decision.cases = vec![
+        Case::allow([sealed]),
+        Case::new([none_of(1, MFD_HUGETLB)], unsealed),
+    ];
+    decision
 }
 
 /// Requests of `ioctl`. The first four push or redirect what a terminal reads or writes, so that a

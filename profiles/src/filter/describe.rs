@@ -23,7 +23,9 @@ pub(super) fn refused(name: &str, arguments: &[u64; 6]) -> String {
         "prctl" => format!("prctl({})", named(PRCTLS, low(0))),
         "prlimit64" => "prlimit64 on another process".to_owned(),
         "madvise" => "madvise(MADV_MERGEABLE)".to_owned(),
-        "memfd_create" => "memfd_create without MFD_NOEXEC_SEAL".to_owned(),
+        "mmap" => "mmap(MAP_HUGETLB)".to_owned(),
+        "shmget" => "shmget(SHM_HUGETLB)".to_owned(),
+        "memfd_create" => "memfd_create(MFD_HUGETLB)".to_owned(),
         "ioctl" => format!("ioctl({})", named(IOCTLS, low(1))),
         "fcntl" => format!("fcntl({})", named(FCNTLS, low(1))),
         "open" | "creat" | "chmod" | "fchmod" | "openat" | "fchmodat" | "fchmodat2" => {

@@ -6,8 +6,8 @@
 //! be assembled into a classic BPF program ([`Policy::assemble`]).
 //!
 //! `seccompiler` models the argument checks and compiles them. Around its output `dispatch` lays a
-//! search by ranges of numbers, because `seccompiler` by itself tests one number after another (an
-//! install of 264 µs instead of 34), knows one answer besides the default, cannot notify, and kills
+//! search by ranges of numbers, because `seccompiler` by itself tests one number after another (a
+//! list as long as ours installs in 330 µs instead of 85), knows one answer besides the default, cannot notify, and kills
 //! on a foreign architecture. The tests run both programs and hold every answer equal.
 
 mod arguments;
@@ -175,6 +175,8 @@ pub enum Action {
 pub enum Errno {
     /// `EPERM`: what a kernel says for want of a capability.
     NotPermitted = 1,
+    /// `ENOMEM`.
+    NoMemory = 12,
     /// `EINVAL`: what a kernel says that was built without the feature.
     Invalid = 22,
     /// `ENOSYS`: what a kernel says that does not have the call.
@@ -201,6 +203,7 @@ impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotPermitted => "EPERM",
+            Self::NoMemory => "ENOMEM",
             Self::Invalid => "EINVAL",
             Self::NoSystemCall => "ENOSYS",
             Self::NoProtocol => "EPROTONOSUPPORT",

@@ -242,3 +242,30 @@ fn what_the_runner_calls_after_the_filter_is_never_held_up() {
         assert_eq!(answer_of(&policy, "execve", [1, 2, 3]), execve);
     }
 }
+
+#[test]
+fn huge_pages_of_the_host_are_not_given_out() {
+    let denied = Action::Deny(Errno::NoMemory);
+    let (private_anonymous, map_hugetlb) = (0x22, 0x4_0000);
+    assert_eq!(
+        answer("mmap", [0, 4096, 3, private_anonymous]),
+        Action::Allow
+    );
+    assert_eq!(
+        answer("mmap", [0, 4096, 3, private_anonymous | map_hugetlb]),
+        denied
+    );
+    let (create, shm_hugetlb) = (0o1600, 0o4000);
+    assert_eq!(answer("shmget", [0, 4096, create]), Action::Allow);
+    assert_eq!(answer("shmget", [0, 4096, create | shm_hugetlb]), denied);
+    let (noexec_seal, mfd_hugetlb) = (0x8, 0x4);
+    assert_eq!(answer("memfd_create", [0, noexec_seal]), Action::Allow);
+    for flags in [mfd_hugetlb, mfd_hugetlb | noexec_seal] {
+        assert_eq!(answer("memfd_create", [0, flags]), denied);
+        let open = policy(FilterFacts {
+            memfd_exec: true,
+            ..X86_64
+        });
+        assert_eq!(answer_of(&open, "memfd_create", [0, flags]), denied);
+    }
+}
