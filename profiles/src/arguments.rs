@@ -49,11 +49,7 @@ impl fmt::Display for ArgumentError {
 
 impl ArgumentError {
     /// An error about one top-level argument.
-    pub(crate) fn about(
-        name: &str,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn about(name: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
         Self {
             pointer: if name.is_empty() {
                 String::new()
@@ -109,7 +105,10 @@ impl InputSchema {
 
     fn names(&self) -> impl Iterator<Item = &str> {
         let properties = self.schema.get("properties").and_then(Value::as_object);
-        properties.into_iter().flat_map(Map::keys).map(String::as_str)
+        properties
+            .into_iter()
+            .flat_map(Map::keys)
+            .map(String::as_str)
     }
 }
 
@@ -127,7 +126,10 @@ impl Arguments {
             Value::Null => Map::new(),
             other => return Err(ArgumentError::about("", "an object", kind_of(&other))),
         };
-        if map.values().any(|value| deeper_than(value, ARGUMENT_DEPTH_MAX)) {
+        if map
+            .values()
+            .any(|value| deeper_than(value, ARGUMENT_DEPTH_MAX))
+        {
             let expected = format!("at most {ARGUMENT_DEPTH_MAX} levels of nesting");
             return Err(ArgumentError::about("", expected, "more"));
         }
@@ -208,11 +210,17 @@ fn explained(schema: &InputSchema, error: &ValidationError<'_>) -> ArgumentError
             about(expected, found)
         }
         ValidationErrorKind::MaxLength { limit } => {
-            let chars = error.instance().as_str().map_or(0, |text| text.chars().count());
+            let chars = error
+                .instance()
+                .as_str()
+                .map_or(0, |text| text.chars().count());
             about(format!("at most {limit} characters"), format!("{chars}"))
         }
         ValidationErrorKind::MinLength { limit } => {
-            let chars = error.instance().as_str().map_or(0, |text| text.chars().count());
+            let chars = error
+                .instance()
+                .as_str()
+                .map_or(0, |text| text.chars().count());
             about(format!("at least {limit} characters"), format!("{chars}"))
         }
         ValidationErrorKind::MaxItems { limit } => {
@@ -225,10 +233,16 @@ fn explained(schema: &InputSchema, error: &ValidationError<'_>) -> ArgumentError
         }
         ValidationErrorKind::Maximum { limit } => about(format!("at most {limit}"), found),
         ValidationErrorKind::Minimum { limit } => about(format!("at least {limit}"), found),
-        ValidationErrorKind::ExclusiveMaximum { limit } => about(format!("less than {limit}"), found),
-        ValidationErrorKind::ExclusiveMinimum { limit } => about(format!("more than {limit}"), found),
+        ValidationErrorKind::ExclusiveMaximum { limit } => {
+            about(format!("less than {limit}"), found)
+        }
+        ValidationErrorKind::ExclusiveMinimum { limit } => {
+            about(format!("more than {limit}"), found)
+        }
         ValidationErrorKind::Enum { options } => about(format!("one of {options}"), found),
-        ValidationErrorKind::Constant { expected_value } => about(expected_value.to_string(), found),
+        ValidationErrorKind::Constant { expected_value } => {
+            about(expected_value.to_string(), found)
+        }
         ValidationErrorKind::Pattern { pattern } => {
             about(format!("text that matches `{pattern}`"), found)
         }

@@ -13,7 +13,7 @@ use runner::spec::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::arguments::{Arguments, ArgumentError, InputSchema};
+use crate::arguments::{ArgumentError, Arguments, InputSchema};
 use crate::diagnostics::{Diagnostic, Diagnostics, Kind, Problems};
 use crate::filter::{FilterFacts, Policy};
 use crate::host::{Host, PathFact};
@@ -26,9 +26,7 @@ mod rlimits;
 mod skeleton;
 mod tree;
 
-pub use call::{
-    CallError, CallFacts, GrantFact, ProtectFact, ProtectState, WorkspaceFact,
-};
+pub use call::{CallError, CallFacts, GrantFact, ProtectFact, ProtectState, WorkspaceFact};
 pub use landlock::{ABI_MAX, Rights};
 pub use plan::{Existence, Grant, PathAccess, Plan, Want, WantKind};
 
@@ -106,7 +104,11 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     for (what, found, most) in [
         ("mounts", mounts.len(), MOUNTS_MAX),
         ("Landlock rules", rules.len(), LANDLOCK_RULES_MAX),
-        ("filter instructions", filter.program.len(), FILTER_INSTRUCTIONS_MAX),
+        (
+            "filter instructions",
+            filter.program.len(),
+            FILTER_INSTRUCTIONS_MAX,
+        ),
     ] {
         if found > most {
             let message = format!("the profile needs {found} {what}, more than {most}");
@@ -145,7 +147,9 @@ impl Compiled {
     /// Whether the profile lets a program at this path, without links in it, be executed.
     #[must_use]
     pub fn may_execute(&self, canonical: &Path) -> bool {
-        self.executable.iter().any(|tree| canonical.starts_with(tree))
+        self.executable
+            .iter()
+            .any(|tree| canonical.starts_with(tree))
     }
 
     /// Paths at which a command without a slash may be, in the order of `PATH`.
@@ -179,22 +183,30 @@ fn offered(resolved: &Resolved, host: &Host, problems: &mut Problems) {
     }
     if host.landlock_abi < LANDLOCK_ABI_MIN {
         problems.push(
-            Diagnostic::general(Kind::HostTooWeak, "the kernel has no Landlock")
-                .with_hint("boot a kernel of 5.13 or later with `lsm=landlock,…`; see `toolcell doctor`"),
+            Diagnostic::general(Kind::HostTooWeak, "the kernel has no Landlock").with_hint(
+                "boot a kernel of 5.13 or later with `lsm=landlock,…`; see `toolcell doctor`",
+            ),
         );
     }
     if !resolved.network.is_none() {
         problems.push(
-            Diagnostic::at(&resolved.origin, "reaching hosts by name is not offered yet")
-                .with_kind(Kind::NotOffered)
-                .with_hint("leave `[network] allow` empty"),
+            Diagnostic::at(
+                &resolved.origin,
+                "reaching hosts by name is not offered yet",
+            )
+            .with_kind(Kind::NotOffered)
+            .with_hint("leave `[network] allow` empty"),
         );
     }
 }
 
 fn roots(resolved: &Resolved, host: &Host, problems: &mut Problems) -> BTreeMap<String, PathBuf> {
     let mut roots = BTreeMap::new();
-    let has_tmp = resolved.files.write.iter().any(|rule| rule.place == Place::Tmp);
+    let has_tmp = resolved
+        .files
+        .write
+        .iter()
+        .any(|rule| rule.place == Place::Tmp);
     for (name, path) in &resolved.roots {
         match host.canonical(path) {
             Some((canonical, PathFact::Directory)) => {
@@ -236,9 +248,8 @@ fn program(resolved: &Resolved, host: &Host, tree: &Tree, problems: &mut Problem
         return;
     };
     let shown = run.program.display();
-    let at = |message: String| {
-        Diagnostic::at(&run.program_origin, message).with_kind(Kind::NoProgram)
-    };
+    let at =
+        |message: String| Diagnostic::at(&run.program_origin, message).with_kind(Kind::NoProgram);
     if run.program.starts_with(WORK) || run.program.starts_with(TMP) {
         let message = format!("the program `{shown}` would be the caller's own");
         problems.push(at(message).with_kind(Kind::Invalid));

@@ -37,7 +37,10 @@ impl SourceFile {
             Ok(text) => Ok(Self { name, text }),
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
-                let line = 1 + error.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
+                let line = 1 + error.as_bytes()[..at]
+                    .iter()
+                    .filter(|b| **b == b'\n')
+                    .count();
                 let message = format!("`{name}` is not UTF-8: byte {at}, in line {line}");
                 Err(Diagnostic::general(Kind::Invalid, message)
                     .with_hint("save the file as UTF-8")
@@ -142,8 +145,7 @@ impl Diagnostic {
     }
 
     pub(crate) fn oversize(name: &str, bytes: usize) -> Self {
-        let message =
-            format!("`{name}` has {bytes} bytes, expected at most {PROFILE_BYTES_MAX}");
+        let message = format!("`{name}` has {bytes} bytes, expected at most {PROFILE_BYTES_MAX}");
         Self::general(Kind::Invalid, message)
             .with_hint("a profile holds rules; keep scripts and data in files of their own")
     }
@@ -182,7 +184,10 @@ impl Diagnostic {
             .without_cause_chain();
         let mut text = String::new();
         // Writing into a String does not fail; if a snippet cannot be shown, the message still is.
-        if handler.render_report(&mut text, &Snippet::of(self)).is_err() {
+        if handler
+            .render_report(&mut text, &Snippet::of(self))
+            .is_err()
+        {
             text = format!("  × {self}\n");
         }
         if let Some(hint) = &self.hint {
@@ -264,7 +269,10 @@ impl Snippet {
         let label = diagnostic.expected.as_deref().map(printable);
         Self {
             message,
-            source: Some(NamedSource::new(printable(&origin.file.name), printable(text))),
+            source: Some(NamedSource::new(
+                printable(&origin.file.name),
+                printable(text),
+            )),
             label: Some(LabeledSpan::new(label, start, end - start)),
         }
     }
@@ -364,10 +372,7 @@ impl Problems {
 }
 
 /// The name among `known` that was probably meant.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this likeness a suggestion confuses more than it mends.
     const LIKENESS_MIN: f64 = 0.8;
     let likeness = |known: &str| strsim::jaro_winkler(&name.to_lowercase(), known);
@@ -423,7 +428,9 @@ fn printable(text: &str) -> String {
             '\n' | '\t' => c,
             _ if c.is_control() && c.len_utf8() == 1 => '?',
             _ if c.is_control() => '¿',
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}'..='\u{200f}' => '\u{fffd}',
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}'..='\u{200f}' => {
+                '\u{fffd}'
+            }
             _ => c,
         })
         .collect()

@@ -22,16 +22,28 @@ pub(crate) const NAME_EXPECTED: &str =
 const BUILTIN: [(&str, &str); 13] = [
     ("calculate.toml", include_str!("../builtin/calculate.toml")),
     ("file_read.toml", include_str!("../builtin/file_read.toml")),
-    ("file_write.toml", include_str!("../builtin/file_write.toml")),
+    (
+        "file_write.toml",
+        include_str!("../builtin/file_write.toml"),
+    ),
     ("git.toml", include_str!("../builtin/git.toml")),
     ("minimal.toml", include_str!("../builtin/minimal.toml")),
     ("node.toml", include_str!("../builtin/node.toml")),
-    ("privileged.toml", include_str!("../builtin/privileged.toml")),
+    (
+        "privileged.toml",
+        include_str!("../builtin/privileged.toml"),
+    ),
     ("python.toml", include_str!("../builtin/python.toml")),
     ("readonly.toml", include_str!("../builtin/readonly.toml")),
-    ("search_docs.toml", include_str!("../builtin/search_docs.toml")),
+    (
+        "search_docs.toml",
+        include_str!("../builtin/search_docs.toml"),
+    ),
     ("shell.toml", include_str!("../builtin/shell.toml")),
-    ("sqlite_query.toml", include_str!("../builtin/sqlite_query.toml")),
+    (
+        "sqlite_query.toml",
+        include_str!("../builtin/sqlite_query.toml"),
+    ),
     ("standard.toml", include_str!("../builtin/standard.toml")),
 ];
 
@@ -119,9 +131,7 @@ impl Library {
     /// The file that a profile was read from.
     #[must_use]
     pub fn source(&self, name: &str) -> Option<&SourceFile> {
-        self.profiles
-            .get(name)
-            .map(|entry| &*entry.written.file)
+        self.profiles.get(name).map(|entry| &*entry.written.file)
     }
 
     /// Follows `extends` and checks everything that can be checked without a host.

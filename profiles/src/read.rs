@@ -46,9 +46,11 @@ impl Written {
 fn check_format(file: &Arc<SourceFile>, table: &DeTable<'_>) -> Result<(), Diagnostics> {
     let Some(value) = table.get("format") else {
         let message = format!("`{}` has no `format`", file.name);
-        return Err(Diagnostic::general(crate::diagnostics::Kind::Invalid, message)
-            .with_hint(format!("begin the file with `format = {FORMAT}`"))
-            .into());
+        return Err(
+            Diagnostic::general(crate::diagnostics::Kind::Invalid, message)
+                .with_hint(format!("begin the file with `format = {FORMAT}`"))
+                .into(),
+        );
     };
     let origin = Origin {
         file: Arc::clone(file),
@@ -103,7 +105,9 @@ fn explained(file: &Arc<SourceFile>, error: &toml::de::Error) -> Diagnostics {
             .with_expected(format!("expected {expected}"))
             .with_hint_maybe(hint)
             .into(),
-        None => Diagnostic::at(&origin, message).with_hint_maybe(hint).into(),
+        None => Diagnostic::at(&origin, message)
+            .with_hint_maybe(hint)
+            .into(),
     }
 }
 

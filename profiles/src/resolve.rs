@@ -123,6 +123,8 @@ pub struct Run {
     pub arguments: Vec<Word>,
     /// What it reads from its standard input; end of file at once if `None`.
     pub stdin: Option<Piece>,
+    /// Exit statuses that mean success.
+    pub success: BTreeSet<u8>,
     #[serde(skip)]
     pub(crate) program_origin: Origin,
 }
@@ -361,16 +363,21 @@ impl Resolved {
             &self.files.write,
             &self.files.deny,
         ];
-        let listed = rules.into_iter().flatten().filter_map(|rule| match &rule.place {
-            Place::Host(path) => Some(path.as_path()),
-            _ => None,
-        });
+        let listed = rules
+            .into_iter()
+            .flatten()
+            .filter_map(|rule| match &rule.place {
+                Place::Host(path) => Some(path.as_path()),
+                _ => None,
+            });
         let workspace = match &self.workspace {
             Workspace::Host { path } => Some(path.as_path()),
             _ => None,
         };
         let own = ALIASES.into_iter().chain(LOADERS);
-        let own = own.chain(DEVICES.into_iter().map(|(path, _)| path)).map(Path::new);
+        let own = own
+            .chain(DEVICES.into_iter().map(|(path, _)| path))
+            .map(Path::new);
         let program = self.run.as_ref().map(|run| run.program.as_path());
         let mut paths = BTreeSet::new();
         for path in listed
@@ -380,7 +387,11 @@ impl Resolved {
             .chain(own)
         {
             paths.insert(path.to_owned());
-            paths.extend(crate::paths::ancestors(path).into_iter().map(Path::to_owned));
+            paths.extend(
+                crate::paths::ancestors(path)
+                    .into_iter()
+                    .map(Path::to_owned),
+            );
         }
         paths
     }

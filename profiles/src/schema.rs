@@ -86,6 +86,9 @@ pub struct Run {
     /// What the program reads from its standard input: text, or one placeholder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<At<String>>,
+    /// Exit statuses that mean success; `[0]` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub success: Option<At<Vec<u8>>>,
     /// Working directory in the cell; `/work` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<At<String>>,
@@ -120,7 +123,8 @@ pub struct ArgvWord {
 }
 
 impl FromText for ArgvWord {
-    const EXPECTED: &'static str = "a word, or a table such as `{ arg = \"limit\", flag = \"-n\" }`";
+    const EXPECTED: &'static str =
+        "a word, or a table such as `{ arg = \"limit\", flag = \"-n\" }`";
 
     fn from_text(text: String) -> Self {
         Self {

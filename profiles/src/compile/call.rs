@@ -139,7 +139,11 @@ impl Compiled {
         self.add_workspace(facts, &mut mounts, &mut rules)?;
         self.add_grants(plan, facts, &mut mounts, &mut rules)?;
         for (what, found, most) in [
-            ("mounts", self.template.mounts.len() + mounts.len(), MOUNTS_MAX),
+            (
+                "mounts",
+                self.template.mounts.len() + mounts.len(),
+                MOUNTS_MAX,
+            ),
             (
                 "Landlock rules",
                 self.template.landlock.rules.len() + rules.len(),
@@ -172,15 +176,29 @@ impl Compiled {
             _ => return Err(CallError::Workspace),
         };
         let writable = skeleton::writes(&self.resolved, &Place::Work);
-        let exec = self.resolved.files.exec.iter().any(|rule| rule.place == Place::Work);
+        let exec = self
+            .resolved
+            .files
+            .exec
+            .iter()
+            .any(|rule| rule.place == Place::Work);
         let what = if writable { Use::Write } else { Use::Read };
         rules.push(LandlockRule {
             path: WORK.into(),
             access: self.rights.access(what, true),
         });
-        rules.extend(skeleton::executes(&self.resolved, &Place::Work, WORK, self.rights));
+        rules.extend(skeleton::executes(
+            &self.resolved,
+            &Place::Work,
+            WORK,
+            self.rights,
+        ));
         // Nothing in a workspace that cannot be written needs protection from being written.
-        let protect = if writable { self.protected(facts)? } else { Vec::new() };
+        let protect = if writable {
+            self.protected(facts)?
+        } else {
+            Vec::new()
+        };
         let blocked: Vec<PathBuf> = protect
             .iter()
             .filter(|(_, state)| *state == ProtectState::Absent)
@@ -294,7 +312,10 @@ impl Compiled {
     }
 
     fn check_denied(&self, grant: &Grant, fact: &GrantFact) -> Result<(), CallError> {
-        let denied = self.denied.iter().find(|(denied, _)| fact.source.starts_with(denied));
+        let denied = self
+            .denied
+            .iter()
+            .find(|(denied, _)| fact.source.starts_with(denied));
         match denied {
             None => Ok(()),
             Some((denied, _)) => Err(CallError::Denied {
@@ -344,7 +365,9 @@ fn target_of(grant: &Grant, fact: &GrantFact) -> Result<PathBuf, CallError> {
 /// it pinned, because whoever renames the directory could put another in its place.
 fn protections(protect: &[(&Path, ProtectState)]) -> Vec<Mount> {
     let present = || {
-        let present = protect.iter().filter(|(_, state)| *state != ProtectState::Absent);
+        let present = protect
+            .iter()
+            .filter(|(_, state)| *state != ProtectState::Absent);
         present.map(|(path, _)| Path::new(WORK).join(path))
     };
     let protected: BTreeSet<PathBuf> = present().collect();
@@ -359,7 +382,11 @@ fn protections(protect: &[(&Path, ProtectState)]) -> Vec<Mount> {
     }
     // Sorted by path, so that a mount over a directory never covers one made before beneath it.
     let mut mounts: BTreeMap<PathBuf, Mount> = BTreeMap::new();
-    mounts.extend(pinned.into_iter().map(|target| (target.clone(), Mount::Pin { target })));
+    mounts.extend(
+        pinned
+            .into_iter()
+            .map(|target| (target.clone(), Mount::Pin { target })),
+    );
     let outermost = protected.iter().filter(|path| {
         let above = paths::ancestors(path);
         !above.into_iter().any(|above| protected.contains(above))

@@ -94,8 +94,16 @@ impl Rights {
         Landlock {
             abi: self.abi,
             handled_fs: self.handled(),
-            handled_net: if net { NET_BIND_TCP | NET_CONNECT_TCP } else { 0 },
-            scoped: if scopes { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 },
+            handled_net: if net {
+                NET_BIND_TCP | NET_CONNECT_TCP
+            } else {
+                0
+            },
+            scoped: if scopes {
+                SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL
+            } else {
+                0
+            },
             rules,
         }
     }

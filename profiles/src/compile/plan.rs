@@ -125,7 +125,11 @@ impl Compiled {
         };
         if !program.starts_with('/') {
             let found = format!("`{}`", shortened(program));
-            return Err(ArgumentError::about("", "the absolute path of a program", found));
+            return Err(ArgumentError::about(
+                "",
+                "the absolute path of a program",
+                found,
+            ));
         }
         let argv: Result<Vec<_>, _> = argv.iter().map(|text| word("", text)).collect();
         let filler = Filler {
@@ -143,9 +147,14 @@ impl Compiled {
         pass_env: &BTreeMap<String, String>,
     ) -> Result<Plan, ArgumentError> {
         let env = filler.environment(pass_env)?;
-        let bytes: usize = argv.iter().chain(&env).map(|word| word.count_bytes() + 1).sum();
+        let bytes: usize = argv
+            .iter()
+            .chain(&env)
+            .map(|word| word.count_bytes() + 1)
+            .sum();
         if bytes > COMMAND_BYTES_MAX {
-            let expected = format!("at most {COMMAND_BYTES_MAX} bytes of command line and environment");
+            let expected =
+                format!("at most {COMMAND_BYTES_MAX} bytes of command line and environment");
             return Err(ArgumentError::about("", expected, bytes.to_string())
                 .with_hint("pass what is long by way of the standard input"));
         }
@@ -200,10 +209,12 @@ impl Filler<'_> {
         for value in values? {
             if value.starts_with('-') && !dash_allowed {
                 let found = format!("`{}`", shortened(&value));
-                return Err(
-                    ArgumentError::about(name, "a value that does not begin with `-`", found)
-                        .with_hint("the program would take it for an option"),
-                );
+                return Err(ArgumentError::about(
+                    name,
+                    "a value that does not begin with `-`",
+                    found,
+                )
+                .with_hint("the program would take it for an option"));
             }
             if let Some(flag) = &written.flag {
                 argv.push(word(name, flag)?);
@@ -415,8 +426,10 @@ fn not_beneath(name: &str, root_name: &str, root: &Path, error: &NotBeneath) -> 
 fn word(argument: &str, text: &str) -> Result<CString, ArgumentError> {
     if text.len() >= WORD_BYTES_MAX {
         let expected = format!("fewer than {WORD_BYTES_MAX} bytes in a word");
-        return Err(ArgumentError::about(argument, expected, text.len().to_string())
-            .with_hint("pass what is long by way of the standard input"));
+        return Err(
+            ArgumentError::about(argument, expected, text.len().to_string())
+                .with_hint("pass what is long by way of the standard input"),
+        );
     }
     CString::new(text).map_err(|error| {
         let found = format!("a NUL byte at {}", error.nul_position());

@@ -27,7 +27,10 @@ pub(super) fn rlimits(limits: &Limits, tier: Tier) -> Vec<Rlimit> {
         (Resource::MessageQueue, QUEUE_BYTES),
         (Resource::PendingSignals, SIGNALS),
         // The supervisor counts the whole cell and is earlier; this holds if it cannot.
-        (Resource::CpuSeconds, limits.cpu_time.as_secs().saturating_add(2)),
+        (
+            Resource::CpuSeconds,
+            limits.cpu_time.as_secs().saturating_add(2),
+        ),
     ];
     match tier {
         // The control group caps the sum, and says so; a limit for each process would only hide it.

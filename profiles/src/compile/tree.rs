@@ -221,7 +221,10 @@ impl Tree {
         };
         let mut links = BTreeMap::new();
         for named in &self.named {
-            for part in crate::paths::ancestors(named).into_iter().chain([named.as_path()]) {
+            for part in crate::paths::ancestors(named)
+                .into_iter()
+                .chain([named.as_path()])
+            {
                 let PathFact::Symlink { link, canonical } = host.at(part) else {
                     continue;
                 };
@@ -266,7 +269,10 @@ impl Tree {
             };
             let Some((canonical, fact)) = host.canonical(&path) else {
                 if !rule.if_present {
-                    let message = format!("`{}` does not exist, so it cannot be covered", path.display());
+                    let message = format!(
+                        "`{}` does not exist, so it cannot be covered",
+                        path.display()
+                    );
                     problems.push(
                         Diagnostic::at(&rule.origin, message)
                             .with_kind(Kind::NoPath)
@@ -276,10 +282,15 @@ impl Tree {
                 continue;
             };
             let beneath_argument = resolved.paths.values().any(|argument| {
-                roots.get(&argument.root).is_some_and(|root| canonical.starts_with(root))
+                roots
+                    .get(&argument.root)
+                    .is_some_and(|root| canonical.starts_with(root))
             });
             if self.above(&canonical).is_none() && !self.shows(&canonical) && !beneath_argument {
-                let message = format!("`{}` is not within anything that is allowed", path.display());
+                let message = format!(
+                    "`{}` is not within anything that is allowed",
+                    path.display()
+                );
                 problems.push(
                     Diagnostic::at(&rule.origin, message)
                         .with_hint("what is not listed does not exist in the cell: leave it out"),

@@ -125,7 +125,10 @@ fn rules(links: &[&Written], problems: &mut Problems) -> Vec<WrittenRule> {
                         &rule.origin,
                         format!("`{}` is listed twice in `{}`", rule.text, rule.key.text()),
                     )
-                    .with_hint(format!("it is already there in line {}", first.origin.line())),
+                    .with_hint(format!(
+                        "it is already there in line {}",
+                        first.origin.line()
+                    )),
                 ),
                 Some(_) => {}
             }
@@ -184,7 +187,13 @@ fn rules_of(written: &Written) -> Vec<WrittenRule> {
     }
     if let Some(run) = &profile.run {
         for entry in &run.pass_env {
-            push(RuleKey::PassEnv, entry.span(), &entry.name, &entry.why, false);
+            push(
+                RuleKey::PassEnv,
+                entry.span(),
+                &entry.name,
+                &entry.why,
+                false,
+            );
         }
     }
     rules

@@ -34,7 +34,10 @@ impl Roots {
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.given.keys().chain(self.missing.keys()).map(String::as_str)
+        self.given
+            .keys()
+            .chain(self.missing.keys())
+            .map(String::as_str)
     }
 }
 
@@ -75,8 +78,11 @@ impl Chain<'_> {
         };
         if run.is_some() && text(|p| p.description.as_ref()).is_none() {
             problems.push(
-                Diagnostic::at(&origin, format!("`{}` has no `description`", *own.profile.name))
-                    .with_hint("say in a sentence what the tool does: a model chooses it by that"),
+                Diagnostic::at(
+                    &origin,
+                    format!("`{}` has no `description`", *own.profile.name),
+                )
+                .with_hint("say in a sentence what the tool does: a model chooses it by that"),
             );
         }
         let mut resolved = Resolved {
@@ -125,7 +131,10 @@ fn roots(chain: &Chain<'_>, overrides: &Overrides, problems: &mut Problems) -> R
             let origin = written.origin(root.span());
             if !is_name(name) {
                 let name = crate::diagnostics::shortened(name);
-                problems.push(Diagnostic::at(&origin, format!("`{name}` cannot name a root")));
+                problems.push(Diagnostic::at(
+                    &origin,
+                    format!("`{name}` cannot name a root"),
+                ));
                 continue;
             }
             roots.given.remove(name);
@@ -135,8 +144,11 @@ fn roots(chain: &Chain<'_>, overrides: &Overrides, problems: &mut Problems) -> R
                 (None, Some(written)) if !root.required => Some(written),
                 (None, Some(_)) => {
                     problems.push(
-                        Diagnostic::at(&origin, format!("root `{name}` has a `path` and is `required`"))
-                            .with_hint("leave one of the two out"),
+                        Diagnostic::at(
+                            &origin,
+                            format!("root `{name}` has a `path` and is `required`"),
+                        )
+                        .with_hint("leave one of the two out"),
                     );
                     continue;
                 }
@@ -182,8 +194,11 @@ fn path_arguments(
             if !input.is_string(name) {
                 let hint = did_you_mean(name, input.names());
                 problems.push(
-                    Diagnostic::at(&origin, format!("`paths.{name}` is no string argument of `input`"))
-                        .with_hint_maybe(hint),
+                    Diagnostic::at(
+                        &origin,
+                        format!("`paths.{name}` is no string argument of `input`"),
+                    )
+                    .with_hint_maybe(hint),
                 );
                 continue;
             }
@@ -202,9 +217,8 @@ fn path_arguments(
                     Diagnostic::at(&beneath, "a path argument must lie beneath a root")
                         .with_expected("expected a root such as `{roots.docs}`"),
                 ),
-                Err(error) => problems.push(
-                    Diagnostic::at(&beneath, error.to_string()).with_hint(error.hint()),
-                ),
+                Err(error) => problems
+                    .push(Diagnostic::at(&beneath, error.to_string()).with_hint(error.hint())),
             }
         }
     }
@@ -317,7 +331,11 @@ fn weakenings(resolved: &Resolved, chain: &Chain<'_>) -> Vec<String> {
     };
     let mut found = Vec::new();
     for rule in chain.rules(RuleKey::SyscallAllow) {
-        found.push(format!("allows the system call `{}`{}", rule.text, because(&rule.why)));
+        found.push(format!(
+            "allows the system call `{}`{}",
+            rule.text,
+            because(&rule.why)
+        ));
     }
     for rule in &resolved.files.exec {
         if resolved.is_writable(&rule.place) {
@@ -337,13 +355,23 @@ fn weakenings(resolved: &Resolved, chain: &Chain<'_>) -> Vec<String> {
             && path.starts_with("/sys")
         {
             let why = because(&rule.why);
-            found.push(format!("shows `{}` of the host's hardware{why}", path.display()));
+            found.push(format!(
+                "shows `{}` of the host's hardware{why}",
+                path.display()
+            ));
         }
     }
     if let Workspace::Host { path } = &resolved.workspace
-        && resolved.files.write.iter().any(|rule| rule.place == Place::Work)
+        && resolved
+            .files
+            .write
+            .iter()
+            .any(|rule| rule.place == Place::Work)
     {
-        found.push(format!("writes to `{}` of the host, as its workspace", path.display()));
+        found.push(format!(
+            "writes to `{}` of the host, as its workspace",
+            path.display()
+        ));
     }
     if resolved.network.unix {
         found.push(
@@ -364,12 +392,15 @@ fn weakenings(resolved: &Resolved, chain: &Chain<'_>) -> Vec<String> {
 impl Resolved {
     /// Whether what is written to this place by the tool could be found there by the tool.
     pub(crate) fn is_writable(&self, place: &Place) -> bool {
-        self.files.write.iter().any(|write| match (&write.place, place) {
-            (Place::Host(write), Place::Host(place)) => {
-                place.starts_with(write) || write.starts_with(place)
-            }
-            (write, place) => write == place,
-        })
+        self.files
+            .write
+            .iter()
+            .any(|write| match (&write.place, place) {
+                (Place::Host(write), Place::Host(place)) => {
+                    place.starts_with(write) || write.starts_with(place)
+                }
+                (write, place) => write == place,
+            })
     }
 }
 

@@ -227,8 +227,10 @@ pub(super) fn workspace(
                 Ok(Workspace::Ephemeral { bytes })
             } else {
                 let found = units::Size(bytes);
-                Err(Diagnostic::at(&origin, format!("the workspace has `{found}`"))
-                    .with_expected(format!("expected at least {}", units::Size(DISK_MIN))))
+                Err(
+                    Diagnostic::at(&origin, format!("the workspace has `{found}`"))
+                        .with_expected(format!("expected at least {}", units::Size(DISK_MIN))),
+                )
             }
         }
         (None, Some((schema::Workspace::Named { name }, _))) => {
@@ -247,9 +249,7 @@ pub(super) fn workspace(
                 format!("the workspace cannot come from the argument `{name}`"),
             )
             .with_hint("list the argument in `files.write` instead")),
-            Err(error) => {
-                Err(Diagnostic::at(&origin, error.to_string()).with_hint(error.hint()))
-            }
+            Err(error) => Err(Diagnostic::at(&origin, error.to_string()).with_hint(error.hint())),
         },
     };
     problems.note(chosen).unwrap_or(Workspace::None)
@@ -296,8 +296,9 @@ fn check_workspace_use(
     let uses = rules().find(|rule| rule.place == Place::Work);
     match (uses, workspace) {
         (Some(rule), Workspace::None) if !undecided => problems.push(
-            Diagnostic::at(&rule.origin, "`/work` is listed, but there is no workspace")
-                .with_hint("add `workspace = { kind = \"ephemeral\", size = \"64 MiB\" }` to `[files]`"),
+            Diagnostic::at(&rule.origin, "`/work` is listed, but there is no workspace").with_hint(
+                "add `workspace = { kind = \"ephemeral\", size = \"64 MiB\" }` to `[files]`",
+            ),
         ),
         (None, Workspace::Ephemeral { .. } | Workspace::Named { .. } | Workspace::Host { .. }) => {
             let origin = written.map_or_else(
@@ -305,8 +306,11 @@ fn check_workspace_use(
                 |(_, origin)| origin,
             );
             problems.push(
-                Diagnostic::at(&origin, "there is a workspace, but no rule lets the tool use it")
-                    .with_hint("add `/work` to `files.write`, or to `files.read`"),
+                Diagnostic::at(
+                    &origin,
+                    "there is a workspace, but no rule lets the tool use it",
+                )
+                .with_hint("add `/work` to `files.write`, or to `files.read`"),
             );
         }
         _ => {}

@@ -35,7 +35,8 @@ pub(crate) enum ArgumentType {
 
 impl Input {
     pub(super) fn read(chain: &Chain<'_>, problems: &mut Problems) -> Self {
-        let nothing = || json!({ "type": "object", "properties": {}, "additionalProperties": false });
+        let nothing =
+            || json!({ "type": "object", "properties": {}, "additionalProperties": false });
         let none = |schema| Self {
             schema,
             types: BTreeMap::new(),
@@ -83,8 +84,7 @@ impl Input {
                 let name = crate::diagnostics::shortened(name);
                 let message = format!("`{name}` cannot name an argument");
                 problems.push(
-                    Diagnostic::at(&origin, message)
-                        .with_hint("use letters, digits, `_` and `-`"),
+                    Diagnostic::at(&origin, message).with_hint("use letters, digits, `_` and `-`"),
                 );
             }
             types.insert(name.clone(), type_of(property));
@@ -94,8 +94,11 @@ impl Input {
             if !types.contains_key(name) {
                 let name = crate::diagnostics::shortened(name);
                 problems.push(
-                    Diagnostic::at(&origin, format!("`input` requires `{name}`, which has no schema"))
-                        .with_hint_maybe(did_you_mean(&name, types.keys().map(String::as_str))),
+                    Diagnostic::at(
+                        &origin,
+                        format!("`input` requires `{name}`, which has no schema"),
+                    )
+                    .with_hint_maybe(did_you_mean(&name, types.keys().map(String::as_str))),
                 );
             }
         }
@@ -117,7 +120,12 @@ impl Input {
 
 /// The type that a property's schema says its values have.
 fn type_of(property: &Value) -> ArgumentType {
-    let single = |schema: &Value| schema.get("type").and_then(Value::as_str).map(str::to_owned);
+    let single = |schema: &Value| {
+        schema
+            .get("type")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
     match single(property).as_deref() {
         Some("string") => ArgumentType::String,
         Some("integer" | "number") => ArgumentType::Number,

@@ -59,7 +59,12 @@ pub const CONCURRENCY_MAX: u32 = 1024;
 /// Reads the limits of a chain.
 pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> Limits {
     let mut reader = Reader { chain, problems };
-    let wall = reader.duration("wall", |l| l.wall.as_ref(), DEADLINE_MIN, units::DURATION_MAX);
+    let wall = reader.duration(
+        "wall",
+        |l| l.wall.as_ref(),
+        DEADLINE_MIN,
+        units::DURATION_MAX,
+    );
     let wall = wall.unwrap_or(WALL_DEFAULT);
     let cpu_time = reader.duration(
         "cpu_time",
@@ -67,7 +72,12 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> Limits {
         DEADLINE_MIN,
         units::DURATION_MAX,
     );
-    let idle = reader.duration("idle", |l| l.idle.as_ref(), DEADLINE_MIN, units::DURATION_MAX);
+    let idle = reader.duration(
+        "idle",
+        |l| l.idle.as_ref(),
+        DEADLINE_MIN,
+        units::DURATION_MAX,
+    );
     let grace = reader.duration("grace", |l| l.grace.as_ref(), Duration::ZERO, GRACE_MAX);
     let size_max = units::SIZE_BYTES_MAX;
     let memory = reader.size("memory", |l| l.memory.as_ref(), MEMORY_MIN, size_max);
@@ -85,7 +95,12 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> Limits {
         OPEN_FILES_MIN,
         OPEN_FILES_MAX,
     );
-    let concurrency = reader.count("concurrency", |l| l.concurrency.as_ref(), 1, CONCURRENCY_MAX);
+    let concurrency = reader.count(
+        "concurrency",
+        |l| l.concurrency.as_ref(),
+        1,
+        CONCURRENCY_MAX,
+    );
     let cpu = reader.cores();
     let rate = reader.rate();
     let (disk, tmp, shm) = (

@@ -105,6 +105,13 @@ pub(super) fn command(
     let stdin = chain
         .last(|p| p.run.as_ref()?.stdin.as_ref())
         .and_then(|(text, origin)| problems.note(scope.piece(text, &origin)));
+    let success = chain.last(|p| p.run.as_ref()?.success.as_ref());
+    if let Some((success, origin)) = &success
+        && success.is_empty()
+    {
+        let message = "`success` is empty: no call could succeed";
+        problems.push(Diagnostic::at(origin, message).with_expected("expected exit statuses"));
+    }
     let mut words = words.into_iter();
     let Some((first, first_origin)) = words.next() else {
         problems.push(
@@ -114,13 +121,12 @@ pub(super) fn command(
         return None;
     };
     let program = match &first.piece {
-        Piece::Literal(path) if first.flag.is_none() => paths::absolute(path)
-            .map_err(|error| {
-                let hint = format!("write the program's whole path, such as `/usr/bin/{path}`");
-                let relative = !path.contains('/') && !path.is_empty();
-                Diagnostic::at(&first_origin, error.to_string())
-                    .with_hint_maybe(relative.then_some(hint))
-            }),
+        Piece::Literal(path) if first.flag.is_none() => paths::absolute(path).map_err(|error| {
+            let hint = format!("write the program's whole path, such as `/usr/bin/{path}`");
+            let relative = !path.contains('/') && !path.is_empty();
+            Diagnostic::at(&first_origin, error.to_string())
+                .with_hint_maybe(relative.then_some(hint))
+        }),
         _ => Err(
             Diagnostic::at(&first_origin, "the program cannot be a placeholder")
                 .with_hint("what runs is the author's choice, not the caller's"),
@@ -130,6 +136,7 @@ pub(super) fn command(
         program: problems.note(program)?,
         arguments: words.map(|(word, _)| word).collect(),
         stdin,
+        success: success.map_or([0].into(), |(success, _)| success.iter().copied().collect()),
         program_origin: first_origin,
     })
 }
@@ -221,21 +228,30 @@ pub(super) fn environment(
         for (name, secret) in &run.secrets {
             let origin = written.origin(secret.span());
             problems.push(
-                Diagnostic::at(&origin, format!("`secrets.{name}`: there is no credential store yet"))
-                    .with_kind(Kind::NotOffered),
+                Diagnostic::at(
+                    &origin,
+                    format!("`secrets.{name}`: there is no credential store yet"),
+                )
+                .with_kind(Kind::NotOffered),
             );
         }
     }
     for rule in chain.rules(RuleKey::PassEnv) {
-        if problems.note(variable_name(&rule.text, &rule.origin)).is_some() {
+        if problems
+            .note(variable_name(&rule.text, &rule.origin))
+            .is_some()
+        {
             environment.pass.insert(rule.text.clone());
         }
     }
     if environment.set.len() + environment.pass.len() > VARIABLES_MAX {
         let own = chain.own();
         problems.push(
-            Diagnostic::at(&own.origin(own.profile.name.span()), "too many environment variables")
-                .with_expected(format!("expected at most {VARIABLES_MAX}")),
+            Diagnostic::at(
+                &own.origin(own.profile.name.span()),
+                "too many environment variables",
+            )
+            .with_expected(format!("expected at most {VARIABLES_MAX}")),
         );
     }
     environment
@@ -248,11 +264,13 @@ fn working_directory(text: &str, scope: &Scope<'_>, origin: &Origin) -> Result<P
                 .map_err(|error| Diagnostic::at(origin, format!("`cwd`: {error}")))?;
             Ok(Piece::Literal(path.display().to_string()))
         }
-        Piece::Argument(name) if !scope.paths.contains_key(&name) => Err(Diagnostic::at(
-            origin,
-            format!("argument `{name}` is not a path"),
-        )
-        .with_hint(format!("add `[paths.{name}]` with `beneath = \"{{roots.…}}\"`"))),
+        Piece::Argument(name) if !scope.paths.contains_key(&name) => {
+            Err(
+                Diagnostic::at(origin, format!("argument `{name}` is not a path")).with_hint(
+                    format!("add `[paths.{name}]` with `beneath = \"{{roots.…}}\"`"),
+                ),
+            )
+        }
         piece => Ok(piece),
     }
 }
@@ -264,16 +282,18 @@ fn variable_name(name: &str, origin: &Origin) -> Result<(), Diagnostic> {
         return Ok(());
     }
     let name = crate::diagnostics::shortened(name);
-    Err(
-        Diagnostic::at(origin, format!("`{name}` cannot name an environment variable"))
-            .with_expected("expected letters, digits and `_`"),
+    Err(Diagnostic::at(
+        origin,
+        format!("`{name}` cannot name an environment variable"),
     )
+    .with_expected("expected letters, digits and `_`"))
 }
 
 /// Refuses a caller's value for a variable through which code is chosen.
 fn not_for_callers(name: &str, piece: Piece, origin: &Origin) -> Result<Piece, Diagnostic> {
     if matches!(piece, Piece::Argument(_)) && LOADER_VARIABLES.contains(&name) {
-        let message = format!("`{name}` cannot come from an argument: it chooses the code that runs");
+        let message =
+            format!("`{name}` cannot come from an argument: it chooses the code that runs");
         return Err(Diagnostic::at(origin, message));
     }
     Ok(piece)
