@@ -84,6 +84,23 @@ impl Catalog {
         })
     }
 
+    /// No tools: for commands that bring their own.
+    #[must_use]
+    pub fn empty(host: Host) -> Self {
+        let sources = Sources {
+            directories: vec![],
+            overrides: Overrides::default(),
+            only: vec![],
+            host,
+        };
+        Self {
+            sources,
+            current: RwLock::default(),
+            changes: watch::Sender::new(0),
+            reloading: Mutex::default(),
+        }
+    }
+
     /// The tools now.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {

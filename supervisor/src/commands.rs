@@ -1,9 +1,12 @@
 //! The subcommands, each with its arguments and its own way to report.
 
 pub mod audit;
+pub mod call;
 pub mod check;
+pub mod doctor;
 pub mod explain;
 pub mod list;
+pub mod run;
 pub mod serve;
 
 use std::io::{self, IsTerminal, Write};
@@ -82,6 +85,34 @@ fn root(text: &str) -> Result<(String, PathBuf), String> {
     Ok((name.to_owned(), directory))
 }
 
+/// Text for a person, made line by line.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// What there is so far.
+    pub text: String,
+}
+
+impl Page {
+    /// Adds a line.
+    pub fn line(&mut self, indent: usize, text: &str) {
+        self.text.extend(std::iter::repeat_n("  ", indent));
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    /// Adds a heading with items; nothing if there are none.
+    pub fn list(&mut self, heading: &str, items: &[String]) {
+        if items.is_empty() {
+            return;
+        }
+        self.line(0, "");
+        self.line(0, heading);
+        for item in items {
+            self.line(1, item);
+        }
+    }
+}
+
 /// Shows what is wrong with profiles on standard error.
 pub fn show(diagnostics: &Diagnostics) {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -119,4 +150,26 @@ pub fn answer_json(value: &impl serde::Serialize, success: ExitCode) -> ExitCode
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits for a call, and cancels it at the first SIGINT, SIGTERM or SIGHUP: it then ends with its
+/// receipt written and nothing left behind.
+pub async fn interrupted<T>(
+    call: impl Future<Output = T>,
+    cancel: &tokio_util::sync::CancellationToken,
+) -> T {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut call = std::pin::pin!(call);
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else {
+        return call.await;
+    };
+    tokio::select! {
+        done = &mut call => return done,
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    cancel.cancel();
+    call.await
 }

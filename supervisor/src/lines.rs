@@ -127,10 +127,14 @@ where
     fn refuse_text(&mut self, scan: &Scan, error: &serde_json::Error) {
         tracing::debug!(%error, "message refused");
         let (code, message) = if error.is_syntax() || error.is_eof() {
-            (
-                ErrorCode::PARSE_ERROR,
-                format!("the message is no valid JSON: {error}"),
-            )
+            let said = error.to_string();
+            let hint = if said.contains("surrogate") || said.contains("hex escape") {
+                "; hint: half of a surrogate pair is no text, so it cannot be sent"
+            } else {
+                ""
+            };
+            let message = format!("the message is no valid JSON: {said}{hint}");
+            (ErrorCode::PARSE_ERROR, message)
         } else if scan.is_array() {
             let message = "batches are not part of MCP; hint: send each message on its own line";
             (ErrorCode::INVALID_REQUEST, message.to_owned())

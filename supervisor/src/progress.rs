@@ -38,13 +38,11 @@ pub async fn report(
         if let (Some(told), true) = (told, open) {
             let until: Instant = told + TOLD_EVERY;
             while let Ok(piece) = tokio::time::timeout_at(until, news.recv()).await {
-                match piece {
-                    Some(piece) => lines.take(piece),
-                    None => {
-                        open = false;
-                        break;
-                    }
-                }
+                let Some(piece) = piece else {
+                    open = false;
+                    break;
+                };
+                lines.take(piece);
             }
         }
         let Some(message) = lines.message(!open) else {
@@ -100,7 +98,7 @@ impl Lines {
         let left_out = std::mem::take(&mut self.left_out);
         let elapsed = self.elapsed.take();
         if left_out > 0 {
-            message.push_str(&format!("\n[{left_out} more bytes]"));
+            message = format!("{message}\n[{left_out} more bytes]");
         }
         if !message.is_empty() {
             return Some(message);

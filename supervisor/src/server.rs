@@ -18,6 +18,7 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, RoleServer, SubscriptionContext};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
 use crate::progress;
@@ -43,17 +44,21 @@ const INSTRUCTIONS: &str = "Every tool call runs in a Linux cell of its own, whi
 pub struct Server {
     service: Arc<Service>,
     caller: Caller,
+    /// Cancelled when the connection ends.
+    connection: CancellationToken,
     /// Whether this connection is already told of changed tools.
     announces: AtomicBool,
 }
 
 impl Server {
-    /// Serves one client, who calls as this caller.
+    /// Serves one client, who calls as this caller. When the token is cancelled, so are the client's
+    /// calls and subscriptions.
     #[must_use]
-    pub fn new(service: Arc<Service>, caller: Caller) -> Self {
+    pub fn new(service: Arc<Service>, caller: Caller, connection: CancellationToken) -> Self {
         Self {
             service,
             caller,
+            connection,
             announces: AtomicBool::new(false),
         }
     }
@@ -124,18 +129,24 @@ impl ServerHandler for Server {
             )
         });
         let (progress, reports) = reporting.unzip();
-        let called = self
-            .service
-            .call(Request {
-                tool: request.name.into_owned(),
-                arguments: request.arguments.map_or(Value::Null, Value::Object),
-                asker: Asker {
-                    caller: self.caller(&context),
-                    cancel: context.ct.clone(),
-                    progress,
-                },
-            })
-            .await;
+        let call = self.service.call(Request {
+            tool: request.name.into_owned(),
+            arguments: request.arguments.map_or(Value::Null, Value::Object),
+            asker: Asker {
+                caller: self.caller(&context),
+                cancel: self.connection.child_token(),
+                progress,
+                terminal: false,
+            },
+        });
+        let called = tokio::select! {
+            biased;
+            called = call => called,
+            // The call is ended as its future is dropped, and a cancelled request is not answered.
+            () = context.ct.cancelled() => {
+                return Err(ErrorData::internal_error("the request was cancelled", None));
+            }
+        };
         if let Some(reports) = reports {
             // Everything about a call comes before its result.
             let _ = reports.await;
@@ -198,9 +209,9 @@ impl ServerHandler for Server {
             return;
         }
         let mut changes = self.service.catalog.changes();
-        let closing = self.service.closing().clone();
+        let connection = self.connection.clone();
         let peer = context.peer;
-        tokio::spawn(closing.run_until_cancelled_owned(async move {
+        tokio::spawn(connection.run_until_cancelled_owned(async move {
             while changes.changed().await.is_ok() {
                 if peer.notify_tool_list_changed().await.is_err() {
                     break;
@@ -222,9 +233,10 @@ impl ServerHandler for Server {
         loop {
             tokio::select! {
                 () = context.cancelled() => return Ok(()),
+                () = self.connection.cancelled() => return Ok(()),
                 () = self.service.closing().cancelled() => return Ok(()),
-                changed = changes.changed(), if wanted => {
-                    if changed.is_err() || context.sink().notify_tool_list_changed().await.is_err() {
+                news = changes.changed(), if wanted => {
+                    if news.is_err() || context.sink().notify_tool_list_changed().await.is_err() {
                         return Ok(());
                     }
                 }

@@ -60,6 +60,9 @@ pub struct Asker {
     pub cancel: CancellationToken,
     /// Where to say how it goes on, if anybody wants to know.
     pub progress: Option<mpsc::Sender<Progress>>,
+    /// The asker is the person at this process's own standard streams: the tool reads their input
+    /// if the profile gives it none, and its output is copied to theirs as it comes.
+    pub terminal: bool,
 }
 
 /// News of a running call. It is lost if nobody takes it in time: a call never waits for its
@@ -147,13 +150,16 @@ impl Service {
     /// Serves the tools of a catalog.
     #[must_use]
     pub fn new(catalog: Catalog, results: Results, audit: Audit, cells: Arc<dyn Run>) -> Self {
+        let calls = TaskTracker::new();
+        // It takes tasks all the same: closing only means that one can wait until it has none.
+        calls.close();
         Self {
             catalog,
             results,
             audit,
             admission: Admission::default(),
             cells,
-            calls: TaskTracker::new(),
+            calls,
             closing: CancellationToken::new(),
         }
     }
@@ -192,11 +198,9 @@ impl Service {
 
     /// Waits until no call is under way, or until the time is over.
     pub async fn idle(&self, at_most: Duration) -> bool {
-        self.calls.close();
-        let idle = tokio::time::timeout(at_most, self.calls.wait()).await;
-        // A closed tracker still takes tasks: closing only means that one may wait for the rest.
-        self.calls.reopen();
-        idle.is_ok()
+        tokio::time::timeout(at_most, self.calls.wait())
+            .await
+            .is_ok()
     }
 
     /// Takes no more calls, cancels those under way, and waits until their receipts are written, or
@@ -209,12 +213,12 @@ impl Service {
     async fn spawn(self: &Arc<Self>, tool: Arc<Tool>, task: Task, asker: Asker) -> Answer {
         let call = uuid::Uuid::now_v7().simple().to_string();
         let cancel = CancellationToken::new();
-        let given_up = cancel.clone().drop_guard();
+        let dropped = cancel.clone().drop_guard();
         let name = tool.name().to_owned();
         let service = Arc::clone(self);
         let id = call.clone();
         let work = self.calls.spawn(async move {
-            let asked = asker.cancel.clone();
+            let given_up = asker.cancel.clone();
             let closing = service.closing.clone();
             let asker = Asker {
                 cancel: cancel.clone(),
@@ -222,7 +226,7 @@ impl Service {
             };
             let cancelled = async {
                 tokio::select! {
-                    () = asked.cancelled() => {}
+                    () = given_up.cancelled() => {}
                     () = closing.cancelled() => {}
                 }
                 cancel.cancel();
@@ -242,7 +246,7 @@ impl Service {
             ),
             receipt: None,
         });
-        given_up.disarm();
+        dropped.disarm();
         answer
     }
 
@@ -340,12 +344,9 @@ async fn write(reservation: Reservation, receipt: Receipt, outcome: &mut Outcome
         Ok(link) => Some(link),
         Err(error) => {
             tracing::error!(%error, call = outcome.call, "a receipt is missing");
-            if !outcome.reason.is_empty() {
-                outcome.reason.push_str("; ");
-            }
-            outcome
-                .reason
-                .push_str(&format!("its receipt is missing: {error}"));
+            let said = std::mem::take(&mut outcome.reason);
+            let separator = if said.is_empty() { "" } else { "; " };
+            outcome.reason = format!("{said}{separator}its receipt is missing: {error}");
             None
         }
     }

@@ -129,11 +129,7 @@ async fn unknown_method_is_answered() {
 
 #[tokio::test]
 async fn wrong_parameters_of_a_known_method_are_named() {
-    for params in [
-        r#"{"arguments":{}}"#,
-        r#"{"name":"alpha","arguments":[]}"#,
-        r#""x""#,
-    ] {
+    for params in [r#"{"arguments":{}}"#, r#"{"name":"alpha","arguments":[]}"#] {
         let line = format!(r#"{{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{params}}}"#);
         let (id, code, message) = refused(line.as_bytes()).await;
         assert_eq!((id, code), (json!(5), -32602), "{message}");

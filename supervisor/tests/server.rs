@@ -1,5 +1,6 @@
 //! The MCP server as clients of both eras see it.
-#![allow(clippy::unwrap_used)] // a test may
+// A test may panic, and `json!` is handed over as it is.
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 mod fixture;
 
@@ -82,8 +83,9 @@ async fn tools_are_listed_sorted_with_derived_hints_in_both_eras() {
 async fn tool_that_writes_to_the_host_is_not_read_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().display();
-    let more = format!("[files]\nwrite = [{{ path = \"{path}\", why = \"the test\" }}]\n");
-    let fixture = Fixture::with([("writer".to_owned(), profile("writer", &more))]);
+    let write = format!("files.write = [{{ path = \"{path}\", why = \"the test\" }}]\nfiles.exec");
+    let text = profile("writer", "").replace("files.exec", &write);
+    let fixture = Fixture::with([("writer".to_owned(), text)]);
     let tool = fixture.service.catalog.tool("writer").unwrap();
     let hints = tool.definition.annotations.clone().unwrap();
     assert_eq!(
@@ -269,8 +271,8 @@ async fn changed_profiles_are_told_in_both_eras() {
             "notifications/tools/list_changed"
         );
     }
-    let listed = old.ask(2, "tools/list", json!({})).await;
-    assert_eq!(listed["result"]["tools"][0]["description"], "Changed.");
+    let after = old.ask(2, "tools/list", json!({})).await;
+    assert_eq!(after["result"]["tools"][0]["description"], "Changed.");
 }
 
 #[tokio::test]
@@ -574,8 +576,10 @@ async fn what_one_era_lacks_is_answered_so() {
             .to_string()
             .contains("2026-07-28")
     );
-    new.send(modern(2, "ping", json!({}))).await;
+    new.send(modern(2, "tools/list", json!({}))).await;
+    assert_eq!(new.answer().await["result"]["resultType"], "complete");
+    new.send(modern(3, "ping", json!({}))).await;
     assert_eq!(new.answer().await["error"]["code"], -32601);
-    new.send(request(3, "tools/list", json!({}))).await;
+    new.send(request(4, "tools/list", json!({}))).await;
     assert_eq!(new.answer().await["error"]["code"], -32602);
 }

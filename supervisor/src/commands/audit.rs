@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{answer, answer_json, tell};
+use super::{Page, answer, answer_json, tell};
 use crate::audit::{Severity, Verified, verify_directory, verify_file};
 use crate::dirs;
 
@@ -62,18 +62,17 @@ fn verify(file: Option<&PathBuf>) -> io::Result<Verified> {
 }
 
 fn text(verified: &Verified) -> String {
-    let mut text = String::new();
+    let mut page = Page::default();
     for finding in &verified.findings {
         let severity = match finding.severity {
             Severity::Note => "note",
             Severity::Error => "error",
         };
         let (file, line, what) = (finding.file.display(), finding.line, &finding.what);
-        text.push_str(&format!("{severity}: {file}:{line}: {what}\n"));
+        page.line(0, &format!("{severity}: {file}:{line}: {what}"));
     }
     if verified.findings_left_out > 0 {
-        let more = verified.findings_left_out;
-        text.push_str(&format!("and {more} more\n"));
+        page.line(0, &format!("and {} more", verified.findings_left_out));
     }
     let (receipts, lines) = (verified.receipts, verified.lines);
     let verdict = if verified.is_whole() {
@@ -81,12 +80,13 @@ fn text(verified: &Verified) -> String {
     } else {
         "the log is NOT whole"
     };
-    text.push_str(&format!(
-        "{verdict}: {receipts} receipts in {lines} lines\n"
-    ));
+    page.line(
+        0,
+        &format!("{verdict}: {receipts} receipts in {lines} lines"),
+    );
     if let Some(end) = &verified.end {
         let (last, hash) = (end.records.saturating_sub(1), &end.hash);
-        text.push_str(&format!("it ends with line {last}, hash {hash}\n"));
+        page.line(0, &format!("it ends with line {last}, hash {hash}"));
     }
-    text
+    page.text
 }

@@ -9,7 +9,7 @@ use profiles::library::Library;
 use profiles::resolve::Overrides;
 use serde_json::{Value, json};
 
-use super::{SourceArgs, answer, answer_json, show};
+use super::{Page, SourceArgs, answer, answer_json, show};
 use crate::catalog::{self, Directory};
 
 /// Arguments of `toolcell check`.
@@ -65,7 +65,7 @@ pub fn run(args: &Args, host: &Host) -> ExitCode {
         let profiles: Vec<_> = checked.iter().map(as_json).collect();
         return answer_json(&json!({ "right": !wrong, "profiles": profiles }), status);
     }
-    let mut text = String::new();
+    let mut page = Page::default();
     for Checked {
         name,
         file,
@@ -73,18 +73,18 @@ pub fn run(args: &Args, host: &Host) -> ExitCode {
     } in &checked
     {
         match verdict {
-            Verdict::Right => text.push_str(&format!("right     {name} ({file})\n")),
+            Verdict::Right => page.line(0, &format!("right     {name} ({file})")),
             Verdict::NotHere(why) => {
                 let why = catalog::reason(why);
-                text.push_str(&format!("not here  {name} ({file}): {why}\n"));
+                page.line(0, &format!("not here  {name} ({file}): {why}"));
             }
             Verdict::Wrong(diagnostics) => {
-                text.push_str(&format!("wrong     {name} ({file})\n"));
+                page.line(0, &format!("wrong     {name} ({file})"));
                 show(diagnostics);
             }
         }
     }
-    answer(&text, status)
+    answer(&page.text, status)
 }
 
 fn unreadable(json: bool, diagnostics: &Diagnostics) -> ExitCode {

@@ -1,6 +1,5 @@
 //! `toolcell explain`: what a tool may do, line by line, and why.
 
-use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use profiles::placeholders::Piece;
 use profiles::resolve::{Limits, Resolved, Workspace};
 use serde_json::{Value, json};
 
-use super::{SourceArgs, answer, answer_json, show};
+use super::{Page, SourceArgs, answer, answer_json, show};
 use crate::catalog;
 use crate::tool::annotations;
 
@@ -130,29 +129,7 @@ fn text(resolved: &Resolved, compiled: &Result<Compiled, String>) -> String {
         ];
         page.list("compiled for this host", &enforced);
     }
-    page.0
-}
-
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn line(&mut self, indent: usize, text: &str) {
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(self.0, "{:1$}{text}", "", indent * 2);
-    }
-
-    /// A heading with items; nothing if there are none.
-    fn list(&mut self, heading: &str, items: &[String]) {
-        if items.is_empty() {
-            return;
-        }
-        self.0.push('\n');
-        self.line(0, heading);
-        for item in items {
-            self.line(1, item);
-        }
-    }
+    page.text
 }
 
 fn command(resolved: &Resolved) -> Vec<String> {

@@ -1,12 +1,11 @@
 //! `toolcell list`: which tools there are, and which there could be.
 
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use profiles::host::Host;
 use serde_json::{Value, json};
 
-use super::{SourceArgs, answer, answer_json, show};
+use super::{Page, SourceArgs, answer, answer_json, show};
 use crate::catalog::{Catalog, Snapshot};
 use crate::tool::Tool;
 
@@ -61,24 +60,18 @@ fn text(snapshot: &Snapshot) -> String {
     let names = snapshot.tools.keys().map(String::as_str);
     let left_out = snapshot.left_out.iter().map(|tool| tool.name.as_str());
     let width = names.chain(left_out).map(str::len).max().unwrap_or(0);
-    let mut text = String::new();
+    let mut page = Page::default();
     for tool in snapshot.tools.values() {
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(
-            text,
-            "{:width$}  {:22}  {}",
-            tool.name(),
-            traits(tool),
-            title(tool)
-        );
+        let (name, traits, title) = (tool.name(), traits(tool), title(tool));
+        page.line(0, &format!("{name:width$}  {traits:21}  {title}"));
     }
-    if !snapshot.left_out.is_empty() {
-        text.push_str("\nnot offered\n");
-    }
-    for left_out in &snapshot.left_out {
-        let _ = writeln!(text, "{:width$}  {}", left_out.name, left_out.why);
-    }
-    text
+    let left_out: Vec<_> = snapshot
+        .left_out
+        .iter()
+        .map(|tool| format!("{:width$}  {}", tool.name, tool.why))
+        .collect();
+    page.list("not offered", &left_out);
+    page.text
 }
 
 fn title(tool: &Tool) -> &str {

@@ -76,17 +76,25 @@ pub fn service(
     host: Host,
     cells: Arc<dyn Run>,
 ) -> Result<Arc<Service>, ExitCode> {
+    match Catalog::load(sources.sources(host)) {
+        Ok(catalog) => service_of(catalog, receipts, cells),
+        Err(diagnostics) => {
+            show(&diagnostics);
+            Err(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Builds the service around a catalog.
+pub fn service_of(
+    catalog: Catalog,
+    receipts: Durability,
+    cells: Arc<dyn Run>,
+) -> Result<Arc<Service>, ExitCode> {
     let state = match dirs::state() {
         Ok(state) => state,
         Err(error) => {
             tell(&format!("toolcell: {error}"));
-            return Err(ExitCode::FAILURE);
-        }
-    };
-    let catalog = match Catalog::load(sources.sources(host)) {
-        Ok(catalog) => catalog,
-        Err(diagnostics) => {
-            show(&diagnostics);
             return Err(ExitCode::FAILURE);
         }
     };
@@ -119,17 +127,10 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let server = Server::new(Arc::clone(&service), Caller::local());
-    let served = serve(
-        server,
-        &service,
-        tokio::io::stdin(),
-        tokio::io::stdout(),
-        stop,
-    )
-    .await;
+    let end = serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await;
+    service.close(Duration::ZERO).await;
     watching.abort();
-    match served {
+    match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tell(&format!("toolcell: {error}"));
@@ -152,7 +153,6 @@ fn tell_left_out(snapshot: &Snapshot) {
 
 /// Serves one client on a pair of streams, from its first message to the end of its last call.
 pub async fn serve<R, W>(
-    server: Server,
     service: &Arc<Service>,
     read: R,
     write: W,
@@ -163,11 +163,12 @@ where
     W: AsyncWrite + Unpin + Send + 'static,
 {
     let ended = CancellationToken::new();
+    let connection = CancellationToken::new();
     let hang_up = CancellationToken::new();
     let lines = Lines::new(read, write, ended.clone());
-    let opening = server.serve_with_ct(lines, hang_up.clone());
+    let server = Server::new(Arc::clone(service), Caller::local(), connection.clone());
     let running = tokio::select! {
-        opened = opening => match opened {
+        opened = server.serve_with_ct(lines, hang_up.clone()) => match opened {
             Ok(running) => running,
             // It went away before it said anything.
             Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
@@ -183,8 +184,9 @@ where
         () = stop.asked() => {}
         _ = &mut session => {}
     }
+    connection.cancel();
     tokio::select! {
-        idle = service.close(EXIT_GRACE) => {
+        idle = service.idle(EXIT_GRACE) => {
             if !idle {
                 tell("toolcell: a call did not end in time; its cell dies with the supervisor");
             }
@@ -225,12 +227,12 @@ impl Stop {
 
 /// Reads the profiles again when their files change, or at SIGHUP.
 pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
-    let (touched, mut touches) = mpsc::channel(1);
+    let (tell_of, mut touches) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let harmless = event.is_ok_and(|event| event.kind.is_access());
         if !harmless {
             // One that waits already stands for this one, too.
-            let _ = touched.try_send(());
+            let _ = tell_of.try_send(());
         }
     })
     .map_err(io::Error::other)?;
