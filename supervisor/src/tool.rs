@@ -16,7 +16,7 @@ use crate::outcome::Outcome;
 /// One tool.
 pub struct Tool {
     /// The profile, compiled for this host.
-    pub compiled: Compiled,
+    pub compiled: Arc<Compiled>,
     /// What clients are told.
     pub definition: rmcp::model::Tool,
     /// Concurrency and rate.
@@ -35,7 +35,7 @@ impl Tool {
             .map_or_else(|| Arc::new(Gate::new(limits)), Arc::clone);
         Self {
             definition: definition(&compiled.resolved),
-            compiled,
+            compiled: Arc::new(compiled),
             gate,
         }
     }

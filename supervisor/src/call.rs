@@ -1,0 +1,284 @@
+//! One call, from its plan to its verified end. READ FIRST.
+//!
+//! Open the call's directories → make its cgroup → connect its streams → have the launcher start a
+//! cell → watch it until nothing of it runs → remove what it left → say what came of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use profiles::compile::{CallFacts, Compiled};
+use profiles::resolve::WORK;
+use runner::spec::{Call, Ids};
+use runner::wire::CgroupEntry;
+use tokio::task::JoinHandle;
+
+use crate::artifacts;
+use crate::cgroup::{CellCgroup, CellLimits, Cgroups};
+use crate::denials::{Allowed, Recorded};
+use crate::ids::{Assigned, HostIds};
+use crate::launch::{LaunchError, Launcher};
+use crate::outcome::{Enforced, Outcome, Tier};
+use crate::service::{Asker, Run, Running, Start, Stream};
+use crate::streams::{self, Kept, Listeners, OutputLimit};
+use crate::supervise::{self, Watch, Watched};
+use crate::verdict::{self, Evidence};
+use crate::workspace::{Places, Workspaces};
+
+/// Longest wait for output that is still in a pipe once every writer has ended.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// What runs calls in cells.
+pub struct Cells {
+    launcher: Launcher,
+    /// Absent in a tier without cgroups, which the operator has chosen by name.
+    cgroups: Option<Cgroups>,
+    ids: HostIds,
+    workspaces: Workspaces,
+    tier: Tier,
+}
+
+/// Why a call never became a cell.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+impl Refused {
+    fn because(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Everything a call holds until it is over.
+struct Prepared {
+    places: Places,
+    assigned: Assigned,
+    call: Call,
+    cgroup: Option<CellCgroup>,
+}
+
+impl Cells {
+    /// Runs calls through a launcher. Without cgroups the tier says so.
+    #[must_use]
+    pub fn new(
+        launcher: Launcher,
+        cgroups: Option<Cgroups>,
+        ids: HostIds,
+        state: PathBuf,
+    ) -> Self {
+        let tier = if cgroups.is_some() { Tier::Full } else { Tier::Rlimits };
+        Self { launcher, cgroups, ids, workspaces: Workspaces::new(state), tier }
+    }
+
+    /// What this host, or the operator's choice, lets cells enforce.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Forgets the templates of profiles that are no longer served.
+    ///
+    /// # Errors
+    /// If the launcher has gone.
+    pub async fn retain(&self, in_use: impl Fn(&str) -> bool) -> Result<(), LaunchError> {
+        self.launcher.retain(in_use).await
+    }
+
+    async fn attempt(&self, start: &Start) -> Result<Outcome, Refused> {
+        let compiled = Arc::clone(&start.tool.compiled);
+        let begun = SystemTime::now();
+        let prepared = self.prepare(start, &compiled)?;
+        let (watched, [stdout, stderr], denials) =
+            self.run_cell(start, &compiled, &prepared).await?;
+        let Prepared { places, assigned, cgroup, .. } = prepared;
+
+        let (files, left_out) = collect(start, &compiled, &watched, begun);
+        let events = cgroup.as_ref().and_then(|cgroup| cgroup.events().ok()).unwrap_or_default();
+        let usage = verdict::usage(&watched, cgroup.as_ref().map(CellCgroup::usage));
+        let enforced = watched.confirmed.map(|_| self.enforced(&compiled, cgroup.as_ref()));
+        let emptied = watched.emptied & remove(cgroup).await;
+        drop((places, assigned));
+
+        let evidence = Evidence { watched, events, denials, left_out, emptied };
+        let mut outcome = verdict::outcome(start, &compiled.resolved.limits, evidence);
+        for (kept, slot) in
+            [(stdout, &mut outcome.stdout), (stderr, &mut outcome.stderr)]
+        {
+            let Some(kept) = kept else { continue };
+            let (stream, lost) = kept.publish();
+            *slot = stream;
+            verdict::add_reason(&mut outcome.reason, lost);
+        }
+        Ok(Outcome { usage, enforced, files, ..outcome })
+    }
+
+    /// Opens, identifies and limits everything the cell will get, before anything is started.
+    fn prepare(&self, start: &Start, compiled: &Compiled) -> Result<Prepared, Refused> {
+        let assigned = self.ids.assign().map_err(Refused::because)?;
+        let places = self
+            .workspaces
+            .open(
+                &compiled.resolved,
+                &start.asker.caller.id,
+                &start.plan.grants,
+                &assigned,
+                self.ids.is_range(),
+            )
+            .map_err(Refused::because)?;
+        let host = run_as(&places, &assigned);
+        let facts = CallFacts {
+            host,
+            workspace: places.workspace.clone(),
+            grants: places.grants.clone(),
+            protect: places.protect.clone(),
+        };
+        let call = compiled.call(&start.plan, &facts).map_err(Refused::because)?;
+        let limits = &compiled.resolved.limits;
+        let limits = CellLimits {
+            memory: limits.memory,
+            swap: limits.swap,
+            cpu: limits.cpu,
+            pids: limits.pids,
+        };
+        let cgroup = self.cgroups.as_ref().map(|cgroups| cgroups.create(&start.call, &limits));
+        let cgroup = cgroup.transpose().map_err(Refused::because)?;
+        Ok(Prepared { places, assigned, call, cgroup })
+    }
+
+    /// Starts the cell, watches it to its end, and returns what it wrote.
+    async fn run_cell(
+        &self,
+        start: &Start,
+        compiled: &Arc<Compiled>,
+        prepared: &Prepared,
+    ) -> Result<(Watched, [Option<Kept>; 2], Recorded), Refused> {
+        let limits = &compiled.resolved.limits;
+        let input = input_of(start);
+        let (ends, theirs) = streams::open(input.is_some()).map_err(Refused::because)?;
+        let template = self
+            .launcher
+            .template(&compiled.digest, &compiled.template)
+            .await
+            .map_err(Refused::because)?;
+        let (entry, descriptors) = match &prepared.cgroup {
+            Some(cgroup) => (cgroup.entry(), cgroup.entry_descriptors()),
+            None => (CgroupEntry::None, vec![]),
+        };
+        let cell = self
+            .launcher
+            .start(template, prepared.call.clone(), (entry, descriptors), theirs)
+            .await
+            .map_err(Refused::because)?;
+
+        let output = OutputLimit::new(limits.output);
+        let inline = usize::try_from(limits.inline).unwrap_or(usize::MAX);
+        let feeding = ends.stdin.zip(input).map(|(stdin, from)| tokio::spawn(streams::feed(stdin, from)));
+        let drains = [(ends.stdout, Stream::Stdout), (ends.stderr, Stream::Stderr)].map(|(end, stream)| {
+            let listeners = listeners(&start.asker, stream);
+            let spool = start.keep.spool(stream);
+            tokio::spawn(streams::drain(end, stream, inline, Arc::clone(&output), spool, listeners))
+        });
+        let recorded = Arc::new(Mutex::new(Recorded::default()));
+        let rules = compiled.template.landlock.rules.iter().chain(&prepared.call.rules);
+        let watched = supervise::watch(Watch {
+            cell,
+            compiled,
+            cgroup: prepared.cgroup.as_ref(),
+            output: &output,
+            allowed: Allowed { rules: rules.cloned().collect() },
+            recorded: Arc::clone(&recorded),
+            cancel: start.asker.cancel.clone(),
+        })
+        .await;
+        if let Some(feeding) = feeding {
+            feeding.abort();
+        }
+        let [stdout, stderr] = drains;
+        let kept = [drained(stdout).await, drained(stderr).await];
+        Ok((watched, kept, supervise::take(&recorded)))
+    }
+
+    fn enforced(&self, compiled: &Compiled, cgroup: Option<&CellCgroup>) -> Enforced {
+        Enforced {
+            tier: self.tier,
+            landlock_abi: compiled.template.landlock.abi,
+            filter: compiled.filter_digest.clone(),
+            cgroup: cgroup.map(CellCgroup::read_back).unwrap_or_default(),
+            namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+impl Run for Cells {
+    fn run(&self, start: Start) -> Running<'_> {
+        Box::pin(async move {
+            match self.attempt(&start).await {
+                Ok(outcome) => outcome,
+                Err(Refused(reason)) => verdict::refused(&start, reason),
+            }
+        })
+    }
+}
+
+fn run_as(places: &Places, assigned: &Assigned) -> Ids {
+    places.run_as.unwrap_or(assigned.ids)
+}
+
+/// What the tool reads: what the profile says, or the person's own standard input.
+fn input_of(start: &Start) -> Option<Box<dyn tokio::io::AsyncRead + Send + Unpin>> {
+    if let Some(text) = &start.plan.stdin {
+        return Some(Box::new(std::io::Cursor::new(text.clone())));
+    }
+    start.asker.terminal.then(|| Box::new(tokio::io::stdin()) as _)
+}
+
+fn listeners(asker: &Asker, stream: Stream) -> Listeners {
+    let copy = asker.terminal.then(|| match stream {
+        Stream::Stdout => Box::new(tokio::io::stdout()) as Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+        Stream::Stderr => Box::new(tokio::io::stderr()) as _,
+    });
+    Listeners { progress: asker.progress.clone(), copy }
+}
+
+async fn drained(mut task: JoinHandle<Kept>) -> Option<Kept> {
+    match tokio::time::timeout(DRAIN_MAX, &mut task).await {
+        Ok(kept) => kept.ok(),
+        Err(_) => {
+            // Somebody outside the cell holds the pipe, or our own standard output is stuck.
+            task.abort();
+            None
+        }
+    }
+}
+
+/// Collects the workspace's `out/`.
+fn collect(
+    start: &Start,
+    compiled: &Compiled,
+    watched: &Watched,
+    begun: SystemTime,
+) -> (Vec<crate::outcome::Artifact>, Vec<String>) {
+    let workspace = compiled
+        .template
+        .handed_back
+        .iter()
+        .position(|path| path == Path::new(WORK))
+        .and_then(|index| watched.directories.get(index));
+    match workspace {
+        Some(workspace) => artifacts::collect(workspace, begun, &start.keep),
+        None => (vec![], vec![]),
+    }
+}
+
+/// Removes the cell's cgroup; true if it is verified to be empty and gone, or there is none.
+async fn remove(cgroup: Option<CellCgroup>) -> bool {
+    let Some(cgroup) = cgroup else { return true };
+    match cgroup.remove().await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::error!(%error, "a cell's cgroup could not be removed");
+            false
+        }
+    }
+}
+

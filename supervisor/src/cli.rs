@@ -1,0 +1,191 @@
+//! The command line: what is asked for, and what each command needs to be there first.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use profiles::host::Host;
+
+use crate::call::Cells;
+use crate::cgroup::{self, Detection};
+use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
+use crate::ids::HostIds;
+use crate::service::Run;
+use crate::{dirs, launch, probe, verdict};
+
+/// Threads that serve requests; cells are processes of their own.
+const WORKERS: usize = 2;
+
+/// Runs every MCP tool call in a Linux cell of its own
+#[derive(Debug, Parser)]
+#[command(name = "toolcell", version, about, propagate_version = true)]
+struct Cli {
+    /// How much of the design must hold: a weaker tier is only ever used when it is named here
+    #[arg(long, global = true, value_enum, env = "TOOLCELL_TIER", default_value = "full")]
+    tier: TierChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TierChoice {
+    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits
+    Full,
+    /// Without cgroups: memory and CPU are limited for each process, and only their sum is sampled
+    Rlimits,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the tools over MCP
+    Serve(serve::Args),
+    /// Make one call by the same path as MCP
+    Call(call::Args),
+    /// Run any command in a cell
+    Run(run::Args),
+    /// List the tools
+    List(list::Args),
+    /// Check profiles
+    Check(check::Args),
+    /// Say what a tool may do, and why
+    Explain(explain::Args),
+    /// Find out what this host can enforce
+    Doctor(doctor::Args),
+    /// Verify the receipts
+    Audit(audit::Args),
+}
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log();
+    match cli.command {
+        Command::Serve(args) => {
+            with_cells(cli.tier, async |host, cells| serve::run(&args, host, cells).await)
+        }
+        Command::Call(args) => {
+            with_cells(cli.tier, async |host, cells| call::run(&args, host, cells).await)
+        }
+        Command::Run(args) => {
+            with_cells(cli.tier, async |host, cells| run::run(&args, host, cells).await)
+        }
+        Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
+        Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
+        Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Audit(args) => audit::run(&args),
+    }
+}
+
+/// Logs to standard error, which MCP leaves to the server; `TOOLCELL_LOG` sets the filter.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLCELL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
+    match probe::host(host_tier(tier)) {
+        Ok(host) => work(host),
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            ExitCode::from(run::EXIT_NOT_STARTED)
+        }
+    }
+}
+
+fn host_tier(tier: TierChoice) -> profiles::host::Tier {
+    match tier {
+        TierChoice::Full => profiles::host::Tier::Full,
+        TierChoice::Rlimits => profiles::host::Tier::Rlimits,
+    }
+}
+
+/// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
+/// the launcher (which inherits it), then threads.
+fn with_cells(
+    tier: TierChoice,
+    work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
+) -> ExitCode {
+    with_host(tier, |host| {
+        let cells = prepare(tier);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .enable_all()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tell(&format!("toolcell: could not start: {error}"));
+                return ExitCode::from(run::EXIT_NOT_STARTED);
+            }
+        };
+        let status = runtime.block_on(async {
+            let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
+                Ok(cells) => Arc::new(cells),
+                Err(reason) => {
+                    tell(&format!("toolcell: calls will be refused: {reason}"));
+                    Arc::new(Refusing(reason))
+                }
+            };
+            work(host, cells).await
+        });
+        // A read from standard input may still be waiting in a thread of its own.
+        runtime.shutdown_background();
+        status
+    })
+}
+
+/// What must exist before threads do.
+struct Prepared {
+    cgroups: Option<cgroup::Cgroups>,
+    launcher: launch::Started,
+    ids: HostIds,
+    state: std::path::PathBuf,
+}
+
+fn prepare(tier: TierChoice) -> Result<Prepared, String> {
+    let cgroups = match tier {
+        TierChoice::Rlimits => None,
+        TierChoice::Full => match cgroup::detect(&cgroup::Options::default()) {
+            Detection::Usable(cgroups) => Some(cgroups),
+            Detection::Unusable { reason, mend } => {
+                return Err(format!(
+                    "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for \
+                     each process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
+                ));
+            }
+        },
+    };
+    let state = dirs::state().map_err(|error| error.to_string())?;
+    let ids = HostIds::detect().map_err(|error| error.to_string())?;
+    let launcher =
+        launch::start().map_err(|error| format!("the launcher could not be started: {error}"))?;
+    Ok(Prepared { cgroups, launcher, ids, state })
+}
+
+impl Prepared {
+    fn into_cells(self) -> Result<Cells, String> {
+        if let Some(cgroups) = &self.cgroups {
+            let swept = cgroups.sweep();
+            if swept > 0 {
+                tracing::warn!(swept, "removed what an earlier supervisor left behind");
+            }
+        }
+        let launcher = launch::Launcher::new(self.launcher).map_err(|error| error.to_string())?;
+        Ok(Cells::new(launcher, self.cgroups, self.ids, self.state))
+    }
+}
+
+/// Stands where cells cannot be had: each call is refused with the reason, because there is no
+/// unconfined mode, and an MCP client shows its user an answer rather than our standard error.
+struct Refusing(String);
+
+impl Run for Refusing {
+    fn run(&self, start: crate::service::Start) -> crate::service::Running<'_> {
+        let outcome = verdict::refused(&start, self.0.clone());
+        Box::pin(std::future::ready(outcome))
+    }
+}
+

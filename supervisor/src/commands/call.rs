@@ -1,0 +1,101 @@
+//! `toolcell call`: one call by the same path as MCP.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use profiles::host::Host;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::{SourceArgs, answer, answer_json, interrupted, serve, tell};
+use crate::audit::Durability;
+use crate::caller::Caller;
+use crate::commands::run::{EXIT_NOT_STARTED, exit_code};
+use crate::render;
+use crate::service::{Asker, Request, Run, Service};
+
+/// Arguments of `toolcell call`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The tool
+    #[arg(value_name = "TOOL")]
+    pub tool: String,
+    /// Its arguments: one JSON object, or `key=value` each
+    ///
+    /// A value is taken as the type that the tool's schema has for its key.
+    #[arg(value_name = "JSON | key=value")]
+    pub arguments: Vec<String>,
+    /// Where profiles come from.
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    /// Answer with the whole outcome in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Makes the call and exits as `toolcell run` would.
+pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+    let service = match serve::service(&args.sources, Durability::Kernel, host, cells) {
+        Ok(service) => service,
+        Err(_) => return ExitCode::from(EXIT_NOT_STARTED),
+    };
+    let arguments = match arguments(&service, args) {
+        Ok(arguments) => arguments,
+        Err(what) => {
+            tell(&format!("toolcell: {what}"));
+            return ExitCode::from(EXIT_NOT_STARTED);
+        }
+    };
+    let cancel = CancellationToken::new();
+    let asker = Asker {
+        caller: Caller::local(),
+        cancel: cancel.clone(),
+        progress: None,
+        terminal: false,
+    };
+    let request = Request { tool: args.tool.clone(), arguments, asker };
+    let answered = interrupted(service.call(request), &cancel).await;
+    let outcome = match answered {
+        Ok(answer) => answer.outcome,
+        Err(error) => {
+            tell(&format!("toolcell: {error}; hint: `toolcell list` lists the tools"));
+            return ExitCode::from(EXIT_NOT_STARTED);
+        }
+    };
+    if args.json {
+        return answer_json(&outcome, exit_code(&outcome));
+    }
+    answer(&(render::text(&outcome).trim_end().to_owned() + "\n"), exit_code(&outcome))
+}
+
+/// The arguments as one JSON object.
+fn arguments(service: &Service, args: &Args) -> Result<Value, String> {
+    match args.arguments.as_slice() {
+        [only] if only.trim_start().starts_with('{') => {
+            serde_json::from_str(only).map_err(|error| format!("the arguments are not JSON: {error}"))
+        }
+        pairs => {
+            let tool = service.catalog.tool(&args.tool);
+            let schema = tool.as_ref().map(|tool| &tool.compiled.resolved.input);
+            let mut object = Map::new();
+            for pair in pairs {
+                let (key, value) = pair
+                    .split_once('=')
+                    .ok_or_else(|| format!("expected `key=value` or one JSON object, found `{pair}`"))?;
+                let kind = schema
+                    .and_then(|schema| schema.pointer(&format!("/properties/{key}/type")))
+                    .and_then(Value::as_str);
+                object.insert(key.to_owned(), typed(value, kind));
+            }
+            Ok(Value::Object(object))
+        }
+    }
+}
+
+/// A value as the schema has it; what does not parse stays text, and the schema refuses it by name.
+fn typed(text: &str, kind: Option<&str>) -> Value {
+    match kind {
+        None | Some("string") => Value::String(text.to_owned()),
+        Some(_) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())),
+    }
+}

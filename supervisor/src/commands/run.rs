@@ -1,0 +1,186 @@
+//! `toolcell run`: any command in a cell.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use profiles::host::Host;
+use profiles::resolve::WorkspaceKind;
+use tokio_util::sync::CancellationToken;
+
+use super::{SourceArgs, answer_json, explain, show, tell};
+use crate::audit::Durability;
+use crate::caller::Caller;
+use crate::catalog::{self, Catalog};
+use crate::commands::{interrupted, serve};
+use crate::outcome::{Denial, Outcome, Status};
+use crate::render;
+use crate::service::{Asker, Run};
+use crate::tool::Tool;
+
+/// Exit status for a deadline, as of timeout(1).
+pub const EXIT_DEADLINE: u8 = 124;
+/// Exit status for a call that was refused or could not be set up, as of env(1) and its like.
+pub const EXIT_NOT_STARTED: u8 = 125;
+/// Exit status for a limit that ended the call: that of a process killed by SIGKILL.
+pub const EXIT_LIMIT: u8 = 137;
+
+/// Arguments of `toolcell run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The profile, by its name or its file
+    #[arg(long, value_name = "NAME|FILE", default_value = "standard")]
+    pub profile: String,
+    /// Where profiles come from.
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    /// Use this directory of the host as the workspace at `/work`
+    #[arg(long, value_name = "DIR")]
+    pub workspace: Option<PathBuf>,
+    /// Answer with the whole outcome in JSON, and let nothing through to the terminal
+    #[arg(long)]
+    pub json: bool,
+    /// The command with its arguments
+    #[arg(required = true, last = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// Runs the command and exits as it did.
+pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+    let tool = match tool(args, &host) {
+        Ok(tool) => Arc::new(tool),
+        Err(status) => return status,
+    };
+    let catalog = Catalog::empty(host);
+    let Ok(service) = serve::service_of(catalog, Durability::Kernel, cells) else {
+        return ExitCode::from(EXIT_NOT_STARTED);
+    };
+    let command = match find_program(&tool, &args.command) {
+        Ok(command) => command,
+        Err(what) => {
+            tell(&format!("toolcell: {what}"));
+            return ExitCode::from(EXIT_NOT_STARTED);
+        }
+    };
+    let cancel = CancellationToken::new();
+    let asker = Asker {
+        caller: Caller::local(),
+        cancel: cancel.clone(),
+        progress: None,
+        terminal: !args.json,
+    };
+    let call = service.command(tool, command, asker);
+    let answer = interrupted(call, &cancel).await;
+    if args.json {
+        return answer_json(&answer.outcome, exit_code(&answer.outcome));
+    }
+    explain_on_stderr(&answer.outcome);
+    exit_code(&answer.outcome)
+}
+
+fn tool(args: &Args, host: &Host) -> Result<Tool, ExitCode> {
+    let mut overrides = args.sources.overrides();
+    if let Some(directory) = &args.workspace {
+        match directory.canonicalize() {
+            Ok(directory) => overrides.workspace = Some(WorkspaceKind::Host(directory)),
+            Err(error) => {
+                tell(&format!("toolcell: the workspace `{}`: {error}", directory.display()));
+                return Err(ExitCode::from(EXIT_NOT_STARTED));
+            }
+        }
+    }
+    explain::find(&args.profile, &args.sources)
+        .and_then(|(library, name)| library.resolve(&name, &overrides))
+        .and_then(|resolved| catalog::compile(&resolved, host))
+        .map(|compiled| Tool::new(compiled, None))
+        .map_err(|diagnostics| {
+            show(&diagnostics);
+            ExitCode::from(EXIT_NOT_STARTED)
+        })
+}
+
+/// Finds a command that is given without a slash where the cell's `PATH` has it. With a slash it is
+/// taken as it is, and must be absolute: the cell's directories are not the caller's.
+fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err("expected a command".to_owned());
+    };
+    if program.contains('/') {
+        return Ok(command.to_vec());
+    }
+    let candidates = tool.compiled.candidates(program);
+    let found = candidates.iter().find(|path| {
+        path.canonicalize().is_ok_and(|path| tool.compiled.may_execute(&path)) && is_executable(path)
+    });
+    let found = found.and_then(|path| path.to_str()).ok_or_else(|| {
+        let places: Vec<_> = candidates
+            .iter()
+            .filter_map(|path| path.parent())
+            .map(|path| format!("`{}`", path.display()))
+            .collect();
+        format!(
+            "there is no program `{program}` that the profile `{}` lets run, in {}; hint: install it, \
+             give its absolute path, or add its directory to `files.exec`",
+            tool.name(),
+            places.join(", ")
+        )
+    })?;
+    let program = std::iter::once(found.to_owned());
+    Ok(program.chain(arguments.iter().cloned()).collect())
+}
+
+fn is_executable(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// The exit status that says how a call ended.
+#[must_use]
+pub fn exit_code(outcome: &Outcome) -> ExitCode {
+    ExitCode::from(match outcome.status {
+        Status::Exited => {
+            outcome.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+        }
+        Status::TimedOut => EXIT_DEADLINE,
+        Status::Refused | Status::SetupFailed | Status::Denied => EXIT_NOT_STARTED,
+        Status::CpuTimeExceeded
+        | Status::OutOfMemory
+        | Status::PidsExceeded
+        | Status::OutputExceeded
+        | Status::DiskExceeded => EXIT_LIMIT,
+        Status::Signalled => by_signal(outcome.signal.as_deref()),
+        Status::Cancelled => by_signal(Some("SIGINT")),
+    })
+}
+
+/// 128 and the signal's number, as a shell has it.
+fn by_signal(name: Option<&str>) -> u8 {
+    let named = name.and_then(|name| name.parse::<nix::sys::signal::Signal>().ok());
+    let number = named.map(|signal| signal as i32).or_else(|| {
+        name.and_then(|name| name.strip_prefix("signal ")).and_then(|number| number.parse().ok())
+    });
+    number.and_then(|number| u8::try_from(128 + number).ok()).unwrap_or(u8::MAX)
+}
+
+/// One line that says what ended the call, if the tool did not, and one for each denial.
+fn explain_on_stderr(outcome: &Outcome) {
+    if outcome.status != Status::Exited {
+        tell(&format!("toolcell: {}", render::status(outcome)));
+    } else if !outcome.reason.is_empty() {
+        tell(&format!("toolcell: {}", outcome.reason));
+    }
+    for denial in &outcome.denials {
+        tell(&format!("toolcell: {}", line(denial)));
+    }
+}
+
+fn line(denial: &Denial) -> String {
+    let Denial { what, rule, allow_with, count, .. } = denial;
+    let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
+    let mend = if allow_with.is_empty() {
+        "no profile can allow it".to_owned()
+    } else {
+        format!("`{allow_with}` in the profile would allow it")
+    };
+    format!("denied: {what}{times}: {rule}; hint: {mend}")
+}

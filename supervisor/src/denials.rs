@@ -1,0 +1,288 @@
+//! What a cell's seccomp filter reports: answered, and recorded with the line that would allow it.
+//!
+//! See seccomp_unotify(2). A denied call gets its error from here; a call that names a path is only
+//! looked at and goes on to the minimal root and to Landlock, which decide. The path is read from
+//! memory that the tool can change meanwhile, so nothing is ever decided by it.
+
+use std::collections::BTreeMap;
+use std::ffi::c_int;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+use profiles::filter::paths::{Effect, PathCall, Place};
+use profiles::filter::{Notification, Policy};
+use runner::spec::LandlockRule;
+use runner::sys::{self, Answer};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::outcome::{Denial, DenialKind};
+
+/// Most different denials that one call records; further ones are counted together.
+pub const DENIALS_MAX: usize = 64;
+/// Longest path that is read from a tool, with its NUL (`PATH_MAX`).
+const PATH_BYTES_MAX: usize = 4096;
+
+/// What the paths that a tool tries are compared with.
+#[derive(Debug, Clone)]
+pub struct Allowed {
+    /// The cell's Landlock rules, the template's and the call's.
+    pub rules: Vec<LandlockRule>,
+}
+
+/// The denials of one call.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    by_kind: BTreeMap<(DenialKind, String), Denial>,
+    /// Denials beyond [`DENIALS_MAX`] different ones.
+    more: u64,
+}
+
+impl Recorded {
+    /// Records one.
+    pub fn add(&mut self, denial: Denial) {
+        let key = (denial.kind, denial.what.clone());
+        if let Some(known) = self.by_kind.get_mut(&key) {
+            known.count += denial.count;
+        } else if self.by_kind.len() < DENIALS_MAX {
+            self.by_kind.insert(key, denial);
+        } else {
+            self.more += denial.count;
+        }
+    }
+
+    /// All of them, in a stable order.
+    #[must_use]
+    pub fn into_list(self) -> Vec<Denial> {
+        let more = (self.more > 0).then(|| Denial {
+            kind: DenialKind::Limit,
+            what: format!("more than {DENIALS_MAX} different denials"),
+            rule: "only that many are listed".to_owned(),
+            allow_with: String::new(),
+            count: self.more,
+        });
+        self.by_kind.into_values().chain(more).collect()
+    }
+}
+
+/// Answers a cell's notifications until the cell has ended, and adds what was denied.
+///
+/// # Errors
+/// If the listener cannot be watched. Dropping the listener makes the kernel answer `ENOSYS`.
+pub async fn listen(
+    listener: OwnedFd,
+    policy: &Policy,
+    allowed: &Allowed,
+    recorded: &std::sync::Mutex<Recorded>,
+) -> std::io::Result<()> {
+    // An older kernel refuses this, and is only slower.
+    let _ = sys::wake_synchronously(listener.as_fd());
+    let listener = crate::descriptor::watch(listener, Interest::READABLE)?;
+    loop {
+        let mut ready = listener.readable().await?;
+        if ready.ready().is_read_closed() || !is_readable(&listener)? {
+            if ready.ready().is_read_closed() {
+                return Ok(());
+            }
+            ready.clear_ready();
+            continue;
+        }
+        match sys::receive_notification(listener.as_fd()) {
+            Ok(notification) => {
+                if let Some(denial) = handle(&listener, &notification, policy, allowed) {
+                    recorded
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .add(denial);
+                }
+            }
+            // The caller was killed between the wake-up and now.
+            Err(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether a notification waits: `SECCOMP_IOCTL_NOTIF_RECV` would block without one.
+fn is_readable(listener: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)))
+}
+
+/// Answers one notification; returns what was denied by it.
+fn handle(
+    listener: &AsyncFd<OwnedFd>,
+    call: &sys::Notification,
+    policy: &Policy,
+    allowed: &Allowed,
+) -> Option<Denial> {
+    let number = u32::try_from(call.number).unwrap_or(u32::MAX);
+    // An answer to a caller that has been killed meanwhile fails, and nobody misses it.
+    let answer = |answer| {
+        let _ = sys::answer(listener.as_fd(), call.id, answer);
+    };
+    match policy.classify(number, &call.arguments) {
+        Notification::Denied { what, errno, rule, allow } => {
+            answer(Answer::Fail(Errno::from_raw(i32::from(errno.number()))));
+            let allow_with =
+                allow.map(|name| format!("syscalls.allow = [\"{name}\"]")).unwrap_or_default();
+            Some(Denial { kind: DenialKind::Syscall, what, rule, allow_with, count: 1 })
+        }
+        Notification::SealedMemfd => {
+            if let Err(error) = give_sealed_memfd(listener, call) {
+                answer(Answer::Fail(error));
+            }
+            None
+        }
+        Notification::Inspect(path_call) => {
+            let tried = paths_of(call, path_call);
+            let still_there = sys::notification_is_valid(listener.as_fd(), call.id);
+            answer(Answer::Continue);
+            if !still_there {
+                return None;
+            }
+            let need = need_of(path_call, &call.arguments);
+            let path = tried.into_iter().find(|path| !covers(&allowed.rules, path, need.right))?;
+            Some(Denial {
+                kind: DenialKind::Path,
+                what: format!("{} {}", need.verb, path.display()),
+                rule: format!("no entry of `files.{}` covers it", need.key),
+                allow_with: format!("files.{} = [{:?}]", need.key, path.display().to_string()),
+                count: 1,
+            })
+        }
+    }
+}
+
+/// Answers `memfd_create` with a file that cannot be executed, as executing is allowed beneath the
+/// profile's `files.exec` only, and a memory file is beneath nothing.
+fn give_sealed_memfd(
+    listener: &AsyncFd<OwnedFd>,
+    call: &sys::Notification,
+) -> Result<(), Errno> {
+    const CLOEXEC: u64 = 1;
+    const ALLOW_SEALING: u64 = 2;
+    const NOEXEC_SEAL: u64 = 8;
+    let flags = call.arguments[1];
+    if flags & !(CLOEXEC | ALLOW_SEALING | NOEXEC_SEAL) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let sealing = flags & ALLOW_SEALING != 0;
+    // The caller's name for it only shows in its own /proc/self/fd.
+    // Before Linux 6.3 there is no such file: then there is none at all, and programs fall back.
+    let file = sys::memfd_without_exec(c"toolcell", sealing).map_err(|_| Errno::ENOSYS)?;
+    sys::answer_with_descriptor(listener.as_fd(), call.id, file.as_fd(), flags & CLOEXEC != 0)
+}
+
+struct Need {
+    verb: &'static str,
+    /// Key of the profile's `[files]` table.
+    key: &'static str,
+    /// A Landlock right (landlock(7)) that a covering rule has.
+    right: u64,
+}
+
+fn need_of(call: &PathCall, arguments: &[u64; 6]) -> Need {
+    const EXECUTE: u64 = 1;
+    const WRITE_FILE: u64 = 1 << 1;
+    const READ_FILE: u64 = 1 << 2;
+    const READ_DIR: u64 = 1 << 3;
+    if call.effect == Effect::Execute {
+        Need { verb: "execute", key: "exec", right: EXECUTE }
+    } else if call.writes_with(arguments) {
+        Need { verb: "write", key: "write", right: WRITE_FILE }
+    } else if call.effect == Effect::Look {
+        Need { verb: "look at", key: "read", right: READ_FILE | READ_DIR }
+    } else {
+        Need { verb: "read", key: "read", right: READ_FILE | READ_DIR }
+    }
+}
+
+/// Whether a rule with any of these rights is on the path or on one of its ancestors.
+fn covers(rules: &[LandlockRule], path: &Path, right: u64) -> bool {
+    // The root and what leads to an allowed place exist in the cell and can be listed.
+    rules.iter().any(|rule| rule.path.starts_with(path))
+        || rules
+            .iter()
+            .filter(|rule| rule.path != Path::new("/"))
+            .any(|rule| rule.access & right != 0 && path.starts_with(&rule.path))
+}
+
+/// The absolute paths that a call names, as text; those that cannot be read are left out.
+fn paths_of(call: &sys::Notification, path_call: &PathCall) -> Vec<PathBuf> {
+    let pid = i32::try_from(call.pid).unwrap_or(0);
+    path_call
+        .places
+        .iter()
+        .filter_map(|place| {
+            let (base, pointer) = match *place {
+                Place::Plain(path) => ("cwd".to_owned(), call.arguments[usize::from(path)]),
+                Place::At(directory, path) => {
+                    // The kernel looks at the low 32 bits only.
+                    #[allow(clippy::cast_possible_truncation)]
+                    let fd = call.arguments[usize::from(directory)] as u32 as c_int;
+                    let base = if fd == nix::libc::AT_FDCWD {
+                        "cwd".to_owned()
+                    } else {
+                        format!("fd/{fd}")
+                    };
+                    (base, call.arguments[usize::from(path)])
+                }
+            };
+            let text = read_path(pid, pointer)?;
+            if text.is_empty() {
+                return None;
+            }
+            if Path::new(&text).is_absolute() {
+                return Some(normal(Path::new(&text)));
+            }
+            let base = std::fs::read_link(format!("/proc/{pid}/{base}")).ok()?;
+            Some(normal(&base.join(text)))
+        })
+        .collect()
+}
+
+/// A path without `.` and `..`, by its text alone.
+fn normal(path: &Path) -> PathBuf {
+    let mut result = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                result.pop();
+            }
+            Component::Normal(name) => result.push(name),
+            _ => {}
+        }
+    }
+    result
+}
+
+/// Reads a NUL-terminated string from a tool's memory, page by page so that an unmapped next page
+/// does no harm.
+fn read_path(pid: i32, pointer: u64) -> Option<String> {
+    const PAGE: usize = 4096;
+    let pointer = usize::try_from(pointer).ok()?;
+    let mut text = Vec::new();
+    while text.len() < PATH_BYTES_MAX {
+        let base = pointer.checked_add(text.len())?;
+        let length = (PAGE - base % PAGE).min(PATH_BYTES_MAX - text.len());
+        let mut page = [0; PAGE];
+        let mut local = [std::io::IoSliceMut::new(&mut page[..length])];
+        let remote = [RemoteIoVec { base, len: length }];
+        let count = process_vm_readv(Pid::from_raw(pid), &mut local, &remote).ok()?;
+        if let Some(end) = page[..count].iter().position(|&byte| byte == 0) {
+            text.extend_from_slice(&page[..end]);
+            return Some(String::from_utf8_lossy(&text).into_owned());
+        }
+        if count < length {
+            return None;
+        }
+        text.extend_from_slice(&page[..count]);
+    }
+    None
+}

@@ -1,0 +1,374 @@
+//! A running cell: fed, watched, ended when it must be, and emptied.
+//!
+//! Who ends a cell, and why, is decided here once: the first cause stands, and what follows from
+//! ending it is not taken for another.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::statvfs::fstatvfs;
+use profiles::compile::Compiled;
+use profiles::resolve::Limits;
+use runner::report::{Confirmed, End, Report, SetupFailure, Step, Usage};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::cgroup::CellCgroup;
+use crate::denials::{self, Allowed, Recorded};
+use crate::launch::{Cell, FirstProcess};
+use crate::processes;
+use crate::streams::OutputLimit;
+
+/// Longest a cell may take from its launch to its exec.
+pub const SETUP_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a killed cell: only a process in an uninterruptible sleep takes so long.
+pub const KILL_MAX: Duration = Duration::from_secs(10);
+/// How often what the kernel does not announce is looked at: CPU time, disk, idle time.
+pub const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A cell that is refused this many processes is a fork bomb and is ended.
+pub const PIDS_DENIED_MAX: u64 = 256;
+
+/// Why a cell was ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The wall-clock deadline.
+    Wall,
+    /// No output for as long as the profile allows.
+    Idle,
+    /// CPU time.
+    CpuTime,
+    /// Memory: the kernel killed in the cell, or (tier rlimits) the sampled sum passed the limit.
+    Memory,
+    /// Processes.
+    Pids,
+    /// Output.
+    Output,
+    /// A directory in the cell that is on the host's disk grew past its limit.
+    Disk,
+    /// The caller's wish.
+    Cancelled,
+}
+
+/// What came of a cell.
+#[derive(Debug)]
+pub struct Watched {
+    /// How the tool's own process ended; absent if the cell was killed first.
+    pub end: Option<End>,
+    /// Why the cell could not be built.
+    pub failure: Option<SetupFailure>,
+    /// Why it was ended from outside.
+    pub ending: Option<Ending>,
+    /// What the cell read back before the exec.
+    pub confirmed: Option<Confirmed>,
+    /// `getrusage` of the cell.
+    pub rusage: Usage,
+    /// From the exec to the end.
+    pub wall: Duration,
+    /// Directories of the cell, in the order of the template's `handed_back`.
+    pub directories: Vec<OwnedFd>,
+    /// A size-capped directory was full at the end.
+    pub disk_full: bool,
+    /// Everything in the cell has ended.
+    pub emptied: bool,
+}
+
+/// What is needed to watch a cell.
+pub struct Watch<'a> {
+    /// The cell.
+    pub cell: Cell,
+    /// Its profile.
+    pub compiled: &'a Arc<Compiled>,
+    /// Its cgroup, in tiers that have one.
+    pub cgroup: Option<&'a CellCgroup>,
+    /// Both output streams' limit.
+    pub output: &'a OutputLimit,
+    /// What the paths it tries are compared with.
+    pub allowed: Allowed,
+    /// Where denials are recorded.
+    pub recorded: Arc<Mutex<Recorded>>,
+    /// The caller's wish.
+    pub cancel: CancellationToken,
+}
+
+/// The course of one cell.
+struct Course<'a> {
+    watch: Watch<'a>,
+    limits: &'a Limits,
+    first: Option<FirstProcess>,
+    result: Watched,
+    launched: Instant,
+    /// Since the exec.
+    running: Option<Instant>,
+    /// When a cell that was asked to end is killed.
+    kill_at: Option<Instant>,
+    killed_at: Option<Instant>,
+    listener: Option<JoinHandle<()>>,
+    reports_end: bool,
+}
+
+/// Watches a cell until nothing of it runs.
+pub async fn watch(watch: Watch<'_>) -> Watched {
+    let compiled = Arc::clone(watch.compiled);
+    let mut course = Course {
+        limits: &compiled.resolved.limits,
+        watch,
+        first: None,
+        result: Watched {
+            end: None,
+            failure: None,
+            ending: None,
+            confirmed: None,
+            rusage: Usage::default(),
+            wall: Duration::ZERO,
+            directories: Vec::new(),
+            disk_full: false,
+            emptied: false,
+        },
+        launched: Instant::now(),
+        running: None,
+        kill_at: None,
+        killed_at: None,
+        listener: None,
+        reports_end: false,
+    };
+    course.run().await;
+    course.finish().await
+}
+
+impl Course<'_> {
+    async fn run(&mut self) {
+        let mut look = interval_at((self.launched + LOOK_EVERY).into(), LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let cancel = self.watch.cancel.clone();
+        loop {
+            let first = self.first.clone();
+            let next = self.next_deadline();
+            tokio::select! {
+                biased;
+                report = self.watch.cell.report(), if !self.reports_end => self.hear(report),
+                () = ended(first.as_ref()), if first.is_some() => {
+                    self.result.emptied = true;
+                    return;
+                }
+                () = cancel.cancelled(), if self.may_be_ended() => self.end(Ending::Cancelled),
+                () = self.watch.output.passed.notified() => self.end(Ending::Output),
+                () = event(self.watch.cgroup), if self.watch.cgroup.is_some() => self.look_at_events(),
+                _ = look.tick() => self.look(),
+                () = sleep_until(next.into()) => {
+                    if self.pass_deadline() {
+                        return;
+                    }
+                }
+            }
+            if self.first.is_none() && self.reports_end {
+                // The launcher could not make it, and has said why, or has gone.
+                self.result.emptied = true;
+                return;
+            }
+        }
+    }
+
+    fn hear(&mut self, report: std::io::Result<Option<(Report, Vec<OwnedFd>)>>) {
+        let Ok(Some((report, descriptors))) = report else {
+            self.reports_end = true;
+            return;
+        };
+        match report {
+            Report::Started { pid } => {
+                let process = descriptors.into_iter().next();
+                self.first = process.and_then(|pidfd| FirstProcess::new(pid, pidfd).ok());
+                if self.first.is_none() {
+                    self.fail(SetupFailure { step: Step::Clone, errno: 0, index: 0 });
+                } else if self.killed_at.is_some() {
+                    self.kill();
+                }
+            }
+            Report::Built => self.result.directories = descriptors,
+            Report::Confined(confirmed) => {
+                self.result.confirmed = Some(confirmed);
+                self.running = Some(Instant::now());
+                self.listener = descriptors.into_iter().next().map(|fd| self.listen(fd));
+            }
+            Report::Failed(failure) => self.fail(failure),
+            Report::Ended { end, usage } => {
+                self.result.end = Some(end);
+                self.result.rusage = usage;
+            }
+        }
+    }
+
+    fn listen(&self, listener: OwnedFd) -> JoinHandle<()> {
+        let compiled = Arc::clone(self.watch.compiled);
+        let allowed = self.watch.allowed.clone();
+        let recorded = Arc::clone(&self.watch.recorded);
+        tokio::spawn(async move {
+            let heard = denials::listen(listener, &compiled.policy, &allowed, &recorded).await;
+            if let Err(error) = heard {
+                tracing::error!(%error, "a cell's denials can no longer be answered");
+            }
+        })
+    }
+
+    fn fail(&mut self, failure: SetupFailure) {
+        self.result.failure.get_or_insert(failure);
+        self.kill();
+    }
+
+    /// Ends the cell for this cause, unless it is being ended already.
+    fn end(&mut self, cause: Ending) {
+        if !self.may_be_ended() {
+            return;
+        }
+        self.result.ending = Some(cause);
+        match cause {
+            // Time to clean up is worth giving where the tool is merely late.
+            Ending::Wall | Ending::Idle | Ending::CpuTime | Ending::Cancelled
+                if self.running.is_some() && !self.limits.grace.is_zero() =>
+            {
+                self.watch.cell.terminate();
+                self.kill_at = Some(Instant::now() + self.limits.grace);
+            }
+            _ => self.kill(),
+        }
+    }
+
+    fn may_be_ended(&self) -> bool {
+        self.result.ending.is_none() && self.result.end.is_none() && self.result.failure.is_none()
+    }
+
+    fn kill(&mut self) {
+        self.killed_at.get_or_insert_with(Instant::now);
+        self.kill_at = None;
+        if let Some(cgroup) = self.watch.cgroup {
+            // A throttled process dies as slowly as it runs.
+            cgroup.unthrottle();
+        }
+        if let Some(first) = &self.first {
+            first.kill();
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        if let Some(killed) = self.killed_at {
+            return killed + KILL_MAX;
+        }
+        if let Some(at) = self.kill_at {
+            return at;
+        }
+        match self.running {
+            None => self.launched + SETUP_MAX,
+            Some(running) => running + self.limits.wall,
+        }
+    }
+
+    /// Acts on the deadline that has passed; true if the cell cannot be ended at all.
+    fn pass_deadline(&mut self) -> bool {
+        if self.killed_at.is_some() {
+            return true;
+        }
+        if self.kill_at.is_some() || self.result.end.is_some() {
+            self.kill();
+        } else if self.running.is_none() {
+            let timeout = nix::errno::Errno::ETIMEDOUT as i32;
+            self.fail(SetupFailure { step: Step::Clone, errno: timeout, index: 0 });
+        } else {
+            self.end(Ending::Wall);
+        }
+        false
+    }
+
+    fn look_at_events(&mut self) {
+        let Some(Ok(events)) = self.watch.cgroup.map(CellCgroup::events) else { return };
+        if events.oom_kills > 0 {
+            self.end(Ending::Memory);
+        } else if events.pids_denied >= PIDS_DENIED_MAX {
+            self.end(Ending::Pids);
+        }
+    }
+
+    fn look(&mut self) {
+        self.look_at_events();
+        let Some(running) = self.running else { return };
+        if let Some(idle) = self.limits.idle
+            && self.watch.output.last_output().max(running).elapsed() > idle
+        {
+            self.end(Ending::Idle);
+        }
+        let (cpu_micros, memory) = self.measure();
+        if u128::from(cpu_micros) > self.limits.cpu_time.as_micros() {
+            self.end(Ending::CpuTime);
+        }
+        if memory > self.limits.memory {
+            self.end(Ending::Memory);
+        }
+    }
+
+    /// CPU time in microseconds, and memory where no cgroup caps it.
+    fn measure(&self) -> (u64, u64) {
+        if let Some(cgroup) = self.watch.cgroup {
+            return (cgroup.cpu_micros().unwrap_or(0), 0);
+        }
+        let Some(first) = &self.first else { return (0, 0) };
+        let sum = processes::sum(first.pid);
+        let in_memory: u64 = self.result.directories.iter().filter_map(used_in_memory).sum();
+        (sum.cpu_micros, sum.anonymous_bytes + in_memory)
+    }
+
+    async fn finish(mut self) -> Watched {
+        // What was still on its way when the last process ended.
+        while !self.reports_end {
+            match tokio::time::timeout(KILL_MAX, self.watch.cell.report()).await {
+                Ok(report) => self.hear(report),
+                Err(_) => break,
+            }
+        }
+        if let Some(listener) = self.listener.take() {
+            // It ends by itself with the last process that the filter is on.
+            if !self.result.emptied || tokio::time::timeout(KILL_MAX, listener).await.is_err() {
+                tracing::error!("a cell's seccomp listener outlives it");
+            }
+        }
+        self.result.wall = self.running.map_or(Duration::ZERO, |running| running.elapsed());
+        self.result.disk_full = self.result.directories.iter().any(is_full);
+        self.result
+    }
+}
+
+async fn ended(first: Option<&FirstProcess>) {
+    match first {
+        Some(first) => first.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn event(cgroup: Option<&CellCgroup>) {
+    match cgroup {
+        Some(cgroup) => cgroup.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+const TMPFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::TMPFS_MAGIC;
+
+fn used_in_memory(directory: &OwnedFd) -> Option<u64> {
+    let stat = nix::sys::statfs::fstatfs(directory).ok()?;
+    if stat.filesystem_type() != TMPFS_MAGIC {
+        return None;
+    }
+    let block = u64::try_from(stat.block_size()).unwrap_or(0);
+    Some((stat.blocks() - stat.blocks_free()) * block)
+}
+
+/// Whether a size-capped directory has no block or inode left.
+fn is_full(directory: &OwnedFd) -> bool {
+    used_in_memory(directory).is_some()
+        && fstatvfs(directory).is_ok_and(|stat| stat.blocks_free() == 0 || stat.files_free() == 0)
+}
+
+/// The denials of a call, once nobody records any more.
+#[must_use]
+pub fn take(recorded: &Mutex<Recorded>) -> Recorded {
+    std::mem::take(&mut recorded.lock().unwrap_or_else(PoisonError::into_inner))
+}

@@ -1,0 +1,307 @@
+//! The host directories that a call's cell gets to see: opened, identified and, afterwards, left
+//! as they were but for what the tool was allowed to write.
+//!
+//! Every path beneath them may have been planted by an earlier call, so each is looked up from a
+//! descriptor of its root, without following a link or leaving the file system (openat2(2)).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{SFlag, fstat};
+use profiles::compile::{
+    Existence, Grant, GrantFact, ProtectFact, ProtectState, WantKind, WorkspaceFact,
+};
+use profiles::resolve::{Resolved, Workspace};
+use runner::spec::{Identity, Ids};
+use sha2::{Digest, Sha256};
+
+use crate::dirs;
+use crate::ids::Assigned;
+
+/// Longest name of a named workspace, as a directory's name can be.
+const NAME_BYTES_MAX: usize = 200;
+
+/// Why a call's directories cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// A path argument does not lead to what the profile asks for.
+    #[error("argument `{argument}`: {what}")]
+    Argument {
+        /// The argument.
+        argument: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The workspace itself.
+    #[error("the workspace `{path}`: {what}")]
+    Directory {
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A protected path cannot be protected as it is.
+    #[error("`{path}` cannot be protected: {what}")]
+    Protect {
+        /// The path in the workspace.
+        path: String,
+        /// Why.
+        what: String,
+    },
+}
+
+/// What of the host one call gets, as `profiles` wants to know it.
+#[derive(Debug)]
+pub struct Places {
+    /// The workspace's directory.
+    pub workspace: Option<WorkspaceFact>,
+    /// The paths of the call's arguments.
+    pub grants: Vec<GrantFact>,
+    /// The state of each protected path.
+    pub protect: Vec<ProtectFact>,
+    /// The user the cell must run as, if not the assigned one: the owner of a host workspace.
+    pub run_as: Option<Ids>,
+    /// Removed when the call is over.
+    _work: Option<tempfile::TempDir>,
+}
+
+/// Where named workspaces and the overlays' work directories are.
+#[derive(Debug, Clone)]
+pub struct Workspaces {
+    state: PathBuf,
+}
+
+impl Workspaces {
+    /// Keeps them beneath the state directory.
+    #[must_use]
+    pub fn new(state: PathBuf) -> Self {
+        Self { state }
+    }
+
+    /// Opens and identifies everything of the host that a call needs.
+    ///
+    /// # Errors
+    /// If anything is not as the profile wants it; nothing has been changed then but an empty named
+    /// workspace, which may have been made.
+    pub fn open(
+        &self,
+        profile: &Resolved,
+        caller: &str,
+        grants: &[Grant],
+        assigned: &Assigned,
+        as_root: bool,
+    ) -> Result<Places, WorkspaceError> {
+        let own = |owner: Ids| as_root && owner != assigned.ids;
+        let grants = grants.iter().map(|grant| open_grant(grant, own)).collect::<Result<_, _>>()?;
+        let directory = match &profile.workspace {
+            Workspace::Ephemeral { .. } | Workspace::None => None,
+            Workspace::Host { path } => Some(path.clone()),
+            Workspace::Named { name } => Some(self.named(caller, name)?),
+        };
+        let Some(directory) = directory else {
+            return Ok(Places { workspace: None, grants, protect: vec![], run_as: None, _work: None });
+        };
+        let failed = |what: String| WorkspaceError::Directory {
+            path: directory.display().to_string(),
+            what,
+        };
+        let canonical = directory.canonicalize().map_err(|error| failed(io_text(&error)))?;
+        let root = open_directory(&canonical).map_err(|error| failed(text(error)))?;
+        let owner = owner_of(&root).map_err(|error| failed(text(error)))?;
+        let protect = protected(&root, profile)?;
+        // A host directory of an ordinary user's is worked on as that user; one of root's is shown
+        // to the cell as its own, by an idmapped mount.
+        let run_as = (own(owner) && owner.uid != 0).then_some(owner);
+        let idmapped = own(owner) && owner.uid == 0;
+        let absent = protect.iter().any(|fact| fact.state == ProtectState::Absent);
+        if absent && idmapped {
+            return Err(failed(
+                "a directory of root's with protected names that do not exist yet; hint: let an \
+                 ordinary user own it, or make the names that `files.protect` lists"
+                    .to_owned(),
+            ));
+        }
+        let work = if absent { Some(self.work(&root, run_as, &failed)?) } else { None };
+        let workspace = WorkspaceFact {
+            source: canonical,
+            identity: identity(&root).map_err(|error| failed(text(error)))?,
+            owner: idmapped.then_some(owner),
+            work: work.as_ref().map(|work| work.path().to_owned()),
+        };
+        Ok(Places { workspace: Some(workspace), grants, protect, run_as, _work: work })
+    }
+
+    /// The directory of a named workspace, made if it is missing. Callers do not see each other's.
+    fn named(&self, caller: &str, name: &str) -> Result<PathBuf, WorkspaceError> {
+        let failed = |what: String| WorkspaceError::Directory { path: name.to_owned(), what };
+        let plain = !name.is_empty()
+            && name.len() <= NAME_BYTES_MAX
+            && !name.starts_with('.')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if !plain {
+            return Err(failed("expected a plain name".to_owned()));
+        }
+        let caller: String =
+            Sha256::digest(caller.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
+        let mut path = self.state.clone();
+        for part in ["workspaces", &caller, name] {
+            path.push(part);
+            dirs::private(&path).map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(path)
+    }
+
+    /// An empty directory on the same mount as the workspace, for an overlay's own use.
+    fn work(
+        &self,
+        workspace: &OwnedFd,
+        run_as: Option<Ids>,
+        failed: &impl Fn(String) -> WorkspaceError,
+    ) -> Result<tempfile::TempDir, WorkspaceError> {
+        let parent = self.state.join("overlays");
+        dirs::private(&parent).map_err(|error| failed(error.to_string()))?;
+        let opened = open_directory(&parent).map_err(|error| failed(text(error)))?;
+        let same = mount_id(workspace)
+            .and_then(|workspace| Ok(workspace == mount_id(&opened)?))
+            .map_err(|error| failed(io_text(&error)))?;
+        if !same {
+            return Err(failed(format!(
+                "it has protected names that do not exist yet and is on another mount than \
+                 `{}`; hint: make the names that `files.protect` lists, or set `XDG_STATE_HOME` to \
+                 a directory on its mount",
+                parent.display()
+            )));
+        }
+        let work = tempfile::Builder::new()
+            .prefix("work-")
+            .tempdir_in(&parent)
+            .map_err(|error| failed(io_text(&error)))?;
+        if let Some(ids) = run_as {
+            std::os::unix::fs::chown(work.path(), Some(ids.uid), Some(ids.gid))
+                .map_err(|error| failed(io_text(&error)))?;
+        }
+        Ok(work)
+    }
+}
+
+/// Opens what a path argument names.
+fn open_grant(grant: &Grant, own: impl Fn(Ids) -> bool) -> Result<GrantFact, WorkspaceError> {
+    let failed = |what: String| WorkspaceError::Argument { argument: grant.argument.clone(), what };
+    let root = open_directory(&grant.root)
+        .map_err(|error| failed(format!("its root `{}`: {}", grant.root.display(), text(error))))?;
+    let shown = grant.relative.display();
+    let (opened, is_parent) = match open_beneath(&root, &grant.relative) {
+        Err(Errno::ENOENT) if grant.want.existence == Existence::MayBeCreated => {
+            let parent = grant.relative.parent().unwrap_or(Path::new(""));
+            let opened = open_beneath(&root, parent)
+                .map_err(|error| failed(format!("its parent directory: {}", lookup(error))))?;
+            (opened, true)
+        }
+        result => (result.map_err(|error| failed(format!("`{shown}`: {}", lookup(error))))?, false),
+    };
+    let stat = fstat(&opened).map_err(|error| failed(text(error)))?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
+    let directory = kind == SFlag::S_IFDIR;
+    if !directory && kind != SFlag::S_IFREG {
+        return Err(failed(format!("`{shown}` is neither a file nor a directory")));
+    }
+    let wanted = match grant.want.kind {
+        WantKind::Directory => directory,
+        WantKind::File => directory == is_parent,
+        WantKind::Any => true,
+    };
+    if !wanted {
+        let found = if directory { "a directory" } else { "a file" };
+        return Err(failed(format!("`{shown}` is {found}")));
+    }
+    let owner = Ids { uid: stat.st_uid, gid: stat.st_gid };
+    let source = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
+        .map_err(|error| failed(io_text(&error)))?;
+    Ok(GrantFact {
+        source,
+        identity: Identity { dev: stat.st_dev, ino: stat.st_ino },
+        directory,
+        owner: own(owner).then_some(owner),
+    })
+}
+
+/// Looks at every protected path of the profile.
+fn protected(root: &OwnedFd, profile: &Resolved) -> Result<Vec<ProtectFact>, WorkspaceError> {
+    let mut facts = Vec::new();
+    for relative in &profile.files.protect {
+        let state = match open_beneath(root, relative) {
+            Err(Errno::ENOENT) => ProtectState::Absent,
+            Err(error) => {
+                return Err(WorkspaceError::Protect {
+                    path: relative.display().to_string(),
+                    what: lookup(error),
+                });
+            }
+            Ok(found) => match fstat(&found) {
+                Ok(stat) if stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits() => {
+                    ProtectState::Directory
+                }
+                _ => ProtectState::File,
+            },
+        };
+        facts.push(ProtectFact { relative: relative.clone(), state });
+    }
+    Ok(facts)
+}
+
+/// Opens a path beneath a directory: no link of any kind is followed, and it is not left.
+pub fn open_beneath(root: &OwnedFd, relative: &Path) -> Result<OwnedFd, Errno> {
+    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    let resolve = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    openat2(root, relative, OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve))
+}
+
+/// Opens a directory of the host whose path has no link in it.
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(resolve))
+}
+
+fn identity(file: &OwnedFd) -> Result<Identity, Errno> {
+    let stat = fstat(file)?;
+    Ok(Identity { dev: stat.st_dev, ino: stat.st_ino })
+}
+
+fn owner_of(file: &OwnedFd) -> Result<Ids, Errno> {
+    let stat = fstat(file)?;
+    Ok(Ids { uid: stat.st_uid, gid: stat.st_gid })
+}
+
+/// The mount that a descriptor is on (`mnt_id` in proc_pid_fdinfo(5)).
+fn mount_id(file: &OwnedFd) -> io::Result<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd()))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("the kernel does not say which mount it is on"))
+}
+
+fn lookup(error: Errno) -> String {
+    match error {
+        Errno::ELOOP => "a symbolic link is in its path, and none is followed".to_owned(),
+        Errno::EXDEV => "it leads out of its root".to_owned(),
+        error => text(error),
+    }
+}
+
+fn text(error: Errno) -> String {
+    io_text(&error.into())
+}
+
+fn io_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
