@@ -108,7 +108,7 @@ fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> 
     if program.contains('/') {
         return Ok(command.to_vec());
     }
-    let candidates = tool.compiled.candidates(program);
+    let candidates: Vec<PathBuf> = profiles::compile::Compiled::candidates(program);
     let found = candidates.iter().find(|path| {
         path.canonicalize().is_ok_and(|path| tool.compiled.may_execute(&path)) && is_executable(path)
     });
