@@ -1,1 +1,245 @@
-//! Harness.
+//! Toolcell from outside: starts the built executable as root and as an ordinary user, and looks
+//! from the host's side at what came of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The ordinary user that tests run as when they are started by root: nobody.
+pub const USER: u32 = 65_534;
+
+/// Who runs toolcell in a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Root.
+    Root,
+    /// An ordinary user with a cgroup of their own.
+    User,
+}
+
+/// Everyone who can be had here. Tests loop over it, so that each holds for all.
+#[must_use]
+pub fn everyone() -> Vec<Who> {
+    if nix::unistd::geteuid().is_root() {
+        vec![Who::Root, Who::User]
+    } else {
+        skip("the same as root", "the tests were not started by root");
+        vec![Who::User]
+    }
+}
+
+/// Says loudly that something is not tested, and why. `make test` counts these.
+pub fn skip(what: &str, why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let line = format!("SKIPPED {test}: {what}: {why}\n");
+    eprint!("{line}");
+    let list = target_directory().join("skipped.txt");
+    let file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(list);
+    file.expect("the target directory is writable")
+        .write_all(line.as_bytes())
+        .expect("the list of skipped tests is writable");
+}
+
+/// The built `toolcell`.
+#[must_use]
+pub fn toolcell() -> PathBuf {
+    let path = profile_directory().join("toolcell");
+    assert!(
+        path.exists(),
+        "{} is missing; run `cargo build --workspace` first",
+        path.display()
+    );
+    path
+}
+
+/// The directory of this build profile's executables, with the probes among them.
+#[must_use]
+pub fn profile_directory() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test has an executable");
+    let deps = exe.parent().expect("it lies in a directory");
+    deps.parent()
+        .expect("which lies in the profile's")
+        .to_owned()
+}
+
+fn target_directory() -> PathBuf {
+    profile_directory()
+        .parent()
+        .expect("the profile's lies in target")
+        .to_owned()
+}
+
+/// One test's own world: a state directory, a scratch directory, and who it is for.
+#[derive(Debug)]
+pub struct World {
+    /// Who runs toolcell.
+    pub who: Who,
+    /// Scratch directory that `who` owns; it is removed at the end.
+    pub directory: TempDir,
+    /// Variables of toolcell's environment.
+    pub env: BTreeMap<String, String>,
+}
+
+impl World {
+    /// A fresh world for this user.
+    #[must_use]
+    pub fn new(who: Who) -> Self {
+        let directory = TempDir::with_prefix("toolcell-test-").expect("/tmp is writable");
+        if who == Who::User && nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(directory.path(), Some(USER), Some(USER))
+                .expect("root may chown");
+        }
+        let state = directory.path().join("state");
+        let env = [
+            ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            ("HOME", directory.path().display().to_string()),
+            ("XDG_STATE_HOME", state.display().to_string()),
+            ("STATE_DIRECTORY", state.display().to_string()),
+            (
+                "XDG_CONFIG_HOME",
+                directory.path().join("config").display().to_string(),
+            ),
+        ];
+        let env = env
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        Self {
+            who,
+            directory,
+            env,
+        }
+    }
+
+    /// A path in the scratch directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file that `who` owns, with its parents.
+    pub fn write(&self, name: &str, contents: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut parent = self.directory.path().to_owned();
+        for part in Path::new(name)
+            .parent()
+            .into_iter()
+            .flat_map(Path::components)
+        {
+            parent.push(part);
+            if !parent.exists() {
+                std::fs::create_dir(&parent).expect("the scratch directory is writable");
+                self.give(&parent);
+            }
+        }
+        std::fs::write(&path, contents).expect("the scratch directory is writable");
+        self.give(&path);
+        path
+    }
+
+    /// Gives a path to the user that toolcell runs as.
+    pub fn give(&self, path: &Path) {
+        if self.who == Who::User && nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("root may chown");
+        }
+    }
+
+    /// A command line that starts toolcell as this world's user, in a cgroup of the user's own.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = if self.who == Who::User && nix::unistd::geteuid().is_root() {
+            let mut script = String::new();
+            for procs in delegated(USER) {
+                write!(script, "echo $$ > {} && ", procs.display()).expect("a string takes it");
+            }
+            script.push_str("exec setpriv --reuid \"$0\" --regid \"$0\" --clear-groups -- \"$@\"");
+            let mut command = Command::new("/bin/sh");
+            command
+                .arg("-c")
+                .arg(script)
+                .arg(USER.to_string())
+                .arg(toolcell());
+            command
+        } else {
+            Command::new(toolcell())
+        };
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::null());
+        command.current_dir(self.directory.path());
+        command
+    }
+
+    /// Runs toolcell to its end.
+    #[must_use]
+    pub fn toolcell(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("toolcell starts")
+    }
+
+    /// Runs a command in a cell (`toolcell run --json`) and returns the outcome.
+    #[must_use]
+    pub fn run(&self, profile: &str, command: &[&str]) -> Value {
+        let mut arguments = vec!["run", "--json", "--profile", profile, "--"];
+        arguments.extend(command);
+        outcome(&self.toolcell(&arguments))
+    }
+
+    /// Calls a tool (`toolcell call --json`) and returns the outcome.
+    #[must_use]
+    pub fn call(&self, tool: &str, arguments: &Value) -> Value {
+        outcome(&self.toolcell(&["call", "--json", tool, &arguments.to_string()]))
+    }
+}
+
+/// The outcome that `--json` prints.
+#[must_use]
+pub fn outcome(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        panic!(
+            "no outcome ({error}): status {:?}\nstdout: {}\nstderr: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    })
+}
+
+/// `cgroup.procs` of a group of the user's own in each hierarchy that cells need: made by root, once.
+fn delegated(uid: u32) -> Vec<PathBuf> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").expect("proc is mounted");
+    let mut procs = Vec::new();
+    for controller in ["memory", "pids", "cpu", "cpuacct"] {
+        let Some(path) = own.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let named = fields.nth(1)?.split(',').any(|name| name == controller);
+            named.then(|| fields.next()).flatten()
+        }) else {
+            continue;
+        };
+        let directory = PathBuf::from(format!("/sys/fs/cgroup/{controller}{path}"))
+            .join(format!("toolcell-test-{uid}"));
+        if !directory.exists() {
+            // Another test may have been first.
+            let _ = std::fs::create_dir(&directory);
+        }
+        for entry in [
+            directory.clone(),
+            directory.join("cgroup.procs"),
+            directory.join("tasks"),
+        ] {
+            std::os::unix::fs::chown(&entry, Some(uid), Some(uid)).expect("root may chown");
+        }
+        procs.push(directory.join("cgroup.procs"));
+    }
+    procs
+}
