@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::c_int;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::Mode;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use profiles::filter::paths::{Effect, PathCall, Place};
@@ -140,14 +142,13 @@ fn handle(
             None
         }
         Notification::Inspect(path_call) => {
-            let tried = paths_of(call, path_call);
+            let need = need_of(path_call, &call.arguments);
+            let denied = paths_of(call, path_call)
+                .into_iter()
+                .find(|path| is_denied(call.pid, path, &need, allowed));
             let still_there = sys::notification_is_valid(listener.as_fd(), call.id);
             answer(Answer::Continue);
-            if !still_there {
-                return None;
-            }
-            let need = need_of(path_call, &call.arguments);
-            let path = tried.into_iter().find(|path| !covers(&allowed.rules, path, need.right))?;
+            let path = denied.filter(|_| still_there)?;
             Some(Denial {
                 kind: DenialKind::Path,
                 what: format!("{} {}", need.verb, path.display()),
@@ -203,14 +204,62 @@ fn need_of(call: &PathCall, arguments: &[u64; 6]) -> Need {
     }
 }
 
-/// Whether a rule with any of these rights is on the path or on one of its ancestors.
+/// Whether the cell does not have a path, or has it without the rights that are needed.
+///
+/// What is absent from a directory that the cell does have is no denial: it is absent for
+/// everybody, or the tool's own affair.
+fn is_denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> bool {
+    let Ok(root) = open_root(pid) else { return false };
+    let Some((found, rest)) = nearest(&root, path) else { return false };
+    let absent = !rest.as_os_str().is_empty();
+    if absent && need.key != "write" {
+        return is_own(&root, &found);
+    }
+    // Reading what leads to an allowed place, such as `/` itself, is part of the cell.
+    let Ok(canonical) = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())) else {
+        return false;
+    };
+    let canonical = canonical.join(rest);
+    let leads_on = need.key == "read" && allowed.rules.iter().any(|r| r.path.starts_with(&canonical));
+    !leads_on && !covers(&allowed.rules, &canonical, need.right)
+}
+
+/// Whether a rule with any of these rights is on the path or on one of its ancestors; the root's own
+/// rule only lets directories be listed.
 fn covers(rules: &[LandlockRule], path: &Path, right: u64) -> bool {
-    // The root and what leads to an allowed place exist in the cell and can be listed.
-    rules.iter().any(|rule| rule.path.starts_with(path))
-        || rules
-            .iter()
-            .filter(|rule| rule.path != Path::new("/"))
-            .any(|rule| rule.access & right != 0 && path.starts_with(&rule.path))
+    rules
+        .iter()
+        .filter(|rule| rule.path != Path::new("/"))
+        .any(|rule| rule.access & right != 0 && path.starts_with(&rule.path))
+}
+
+/// The root directory of a tool's process.
+fn open_root(pid: u32) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
+}
+
+/// The longest part of a path that exists in the cell, and the rest.
+///
+/// Links are followed as the tool would follow them, but never out of the cell, and nothing is
+/// opened for more than its place (`O_PATH`).
+fn nearest(root: &OwnedFd, path: &Path) -> Option<(OwnedFd, PathBuf)> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    for ancestor in path.ancestors() {
+        match openat2(root, ancestor, how) {
+            Ok(found) => return Some((found, path.strip_prefix(ancestor).ok()?.to_owned())),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Whether something is in the cell's own root rather than in something that is mounted there.
+fn is_own(root: &OwnedFd, found: &OwnedFd) -> bool {
+    let device = |fd: &OwnedFd| nix::sys::stat::fstat(fd).map(|stat| stat.st_dev);
+    device(root).is_ok_and(|root| device(found) == Ok(root))
 }
 
 /// The absolute paths that a call names, as text; those that cannot be read are left out.
