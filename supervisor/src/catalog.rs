@@ -3,7 +3,7 @@
 //! A set of profiles is taken or refused as a whole: at the start a bad file refuses to start, and
 //! later it leaves the tools as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -270,7 +270,7 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
     let library = library(&sources.directories)?;
     let mut snapshot = Snapshot::default();
     let mut problems = Vec::new();
-    let mut known = Vec::new();
+    let (mut tools, mut roots) = (BTreeSet::new(), BTreeSet::new());
     for name in library.names() {
         let resolved = match library.resolve(name, &sources.overrides) {
             Ok(resolved) => resolved,
@@ -279,44 +279,50 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
                 continue;
             }
         };
+        roots.extend(resolved.roots.keys().cloned());
+        roots.extend(resolved.missing_roots.keys().cloned());
         if !resolved.is_tool() {
             continue;
         }
-        known.push(name);
+        tools.insert(name.to_owned());
         let wanted = sources.only.is_empty() || sources.only.iter().any(|only| only == name);
         match compile(&resolved, &sources.host) {
-            Ok(compiled) => {
-                if wanted {
-                    let replaces = before.tools.get(name).map(Arc::as_ref);
-                    let tool = Arc::new(Tool::new(compiled, replaces));
-                    snapshot.tools.insert(name.to_owned(), tool);
-                }
+            Ok(compiled) if wanted => {
+                let replaces = before.tools.get(name).map(Arc::as_ref);
+                let tool = Arc::new(Tool::new(compiled, replaces));
+                snapshot.tools.insert(name.to_owned(), tool);
             }
-            Err(found) if cannot_here(&found) => {
-                if wanted {
-                    snapshot.left_out.push(LeftOut {
-                        name: name.to_owned(),
-                        why: reason(&found),
-                    });
-                }
-            }
-            Err(found) => problems.extend(found.0),
+            Err(found) if wanted && cannot_here(&found) => snapshot.left_out.push(LeftOut {
+                name: name.to_owned(),
+                why: reason(&found),
+            }),
+            Err(found) if !cannot_here(&found) => problems.extend(found.0),
+            Ok(_) | Err(_) => {}
         }
     }
-    for only in &sources.only {
-        if !known.contains(&only.as_str()) {
-            let known = known.join("`, `");
-            problems.push(Diagnostic {
-                hint: Some(format!("the tools are `{known}`")),
-                ..single(format!("there is no tool `{only}`"))
-            });
-        }
-    }
+    problems.extend(unknown("tool", sources.only.iter(), &tools));
+    problems.extend(unknown("root", sources.overrides.roots.keys(), &roots));
     if problems.is_empty() {
         Ok(snapshot)
     } else {
         Err(Diagnostics(problems))
     }
+}
+
+/// What was asked for and is not there: most likely a slip of the pen.
+fn unknown<'a>(
+    what: &str,
+    asked: impl Iterator<Item = &'a String>,
+    known: &BTreeSet<String>,
+) -> Vec<Diagnostic> {
+    let names: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+    asked
+        .filter(|name| !known.contains(*name))
+        .map(|name| Diagnostic {
+            hint: Some(format!("there are {}", names.join(", "))),
+            ..single(format!("there is no {what} `{name}`"))
+        })
+        .collect()
 }
 
 /// Whether the profile is fine, and it is this host or the operator who lacks something.

@@ -68,8 +68,11 @@ pub enum ResultsError {
         limit: u64,
     },
     /// Results of running calls fill the space already.
-    #[error("kept results fill their {KEPT_BYTES_MAX} bytes")]
-    Full,
+    #[error("kept results fill their {limit} bytes")]
+    Full {
+        /// Bytes of all results together.
+        limit: u64,
+    },
     /// The call has its most artifacts already.
     #[error("a call keeps no more than {ARTIFACTS_MAX} artifacts")]
     TooMany,
@@ -93,8 +96,30 @@ pub enum ResultsError {
 #[derive(Clone)]
 pub struct Results(Arc<Shared>);
 
+/// How much is kept, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptLimits {
+    /// Bytes of all results together.
+    pub bytes: u64,
+    /// Calls.
+    pub calls: usize,
+    /// Age.
+    pub age: Duration,
+}
+
+impl Default for KeptLimits {
+    fn default() -> Self {
+        Self {
+            bytes: KEPT_BYTES_MAX,
+            calls: KEPT_CALLS_MAX,
+            age: KEPT_FOR,
+        }
+    }
+}
+
 struct Shared {
     directory: PathBuf,
+    limits: KeptLimits,
     kept: Mutex<Kept>,
 }
 
@@ -167,8 +192,15 @@ impl Results {
     /// Keeps results in anonymous files of this directory.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
+        Self::with_limits(directory, KeptLimits::default())
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub fn with_limits(directory: PathBuf, limits: KeptLimits) -> Self {
         Self(Arc::new(Shared {
             directory,
+            limits,
             kept: Mutex::default(),
         }))
     }
@@ -256,12 +288,12 @@ impl Results {
         })
     }
 
-    /// Forgets what is older than [`KEPT_FOR`].
+    /// Forgets what is too old.
     pub fn expire(&self) {
         self.evict(|kept| {
             kept.calls
                 .front()
-                .is_some_and(|call| call.since.elapsed() > KEPT_FOR)
+                .is_some_and(|call| call.since.elapsed() > self.0.limits.age)
         });
     }
 
@@ -284,10 +316,11 @@ impl Results {
 
     /// Counts bytes that are about to be written, making room for them.
     fn reserve(&self, bytes: u64) -> Result<(), ResultsError> {
-        self.evict(|kept| kept.bytes + bytes > KEPT_BYTES_MAX);
+        let limit = self.0.limits.bytes;
+        self.evict(|kept| kept.bytes + bytes > limit);
         let mut kept = lock(&self.0);
-        if kept.bytes + bytes > KEPT_BYTES_MAX {
-            return Err(ResultsError::Full);
+        if kept.bytes + bytes > limit {
+            return Err(ResultsError::Full { limit });
         }
         kept.bytes += bytes;
         Ok(())
@@ -420,7 +453,8 @@ impl Keep {
             }
         };
         drop(replaced);
-        self.results.evict(|kept| kept.calls.len() > KEPT_CALLS_MAX);
+        let most = self.results.0.limits.calls;
+        self.results.evict(|kept| kept.calls.len() > most);
     }
 }
 
