@@ -86,7 +86,12 @@ impl InputSchema {
             .should_validate_formats(true)
             .with_pattern_options(patterns)
             .build(schema)
-            .map_err(|error| shortened_to(&error.to_string(), EXPECTED_CHARS_MAX))?;
+            .map_err(|error| match error.kind() {
+                ValidationErrorKind::Referencing(_) => {
+                    "a `$ref` leads out of it, or to nothing".to_owned()
+                }
+                _ => shortened_to(&error.to_string(), EXPECTED_CHARS_MAX),
+            })?;
         Ok(Self {
             schema: Arc::new(schema.clone()),
             validator: Arc::new(validator),
@@ -269,8 +274,8 @@ fn kind_of(value: &Value) -> String {
         Value::Bool(value) => format!("the boolean {value}"),
         Value::Number(number) => format!("the number {}", shortened(&number.to_string())),
         Value::String(text) => format!("the string `{}`", shortened(text)),
-        Value::Array(items) => format!("an array of {} items", items.len()),
-        Value::Object(map) => format!("an object of {} keys", map.len()),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::arguments::{ArgumentError, Arguments, InputSchema};
 use crate::diagnostics::{Diagnostic, Diagnostics, Kind, Problems};
 use crate::filter::{FilterFacts, Policy};
-use crate::host::{Host, PathFact};
+use crate::host::{Arch, Host, PathFact};
 use crate::resolve::{Place, Resolved, SHM, TMP, WORK, Workspace};
 
 mod call;
@@ -61,6 +61,8 @@ pub struct Compiled {
     pub digest: String,
     /// SHA-256 of the seccomp program, in hexadecimal.
     pub filter_digest: String,
+    /// The architecture that the seccomp program is for.
+    pub arch: Arch,
     /// The rules of the seccomp program, to say what a notification is about.
     pub policy: Policy,
     /// The schema that arguments are checked against.
@@ -132,6 +134,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     problems.or(Compiled {
         digest: profile_digest(resolved),
         filter_digest,
+        arch: host.arch,
         executable: tree.executable(),
         resolved: resolved.clone(),
         template,
@@ -154,7 +157,7 @@ impl Compiled {
 
     /// Paths at which a command without a slash may be, in the order of `PATH`.
     #[must_use]
-    pub fn candidates(&self, command: &str) -> Vec<PathBuf> {
+    pub fn candidates(command: &str) -> Vec<PathBuf> {
         PATH.split(':')
             .map(|directory| Path::new(directory).join(command))
             .collect()
@@ -252,7 +255,11 @@ fn program(resolved: &Resolved, host: &Host, tree: &Tree, problems: &mut Problem
         |message: String| Diagnostic::at(&run.program_origin, message).with_kind(Kind::NoProgram);
     if run.program.starts_with(WORK) || run.program.starts_with(TMP) {
         let message = format!("the program `{shown}` would be the caller's own");
-        problems.push(at(message).with_kind(Kind::Invalid));
+        problems.push(
+            at(message)
+                .with_kind(Kind::Invalid)
+                .with_hint("name a program of the host"),
+        );
         return;
     }
     match host.canonical(&run.program) {

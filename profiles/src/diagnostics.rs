@@ -37,10 +37,8 @@ impl SourceFile {
             Ok(text) => Ok(Self { name, text }),
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
-                let line = 1 + error.as_bytes()[..at]
-                    .iter()
-                    .filter(|b| **b == b'\n')
-                    .count();
+                // Splitting gives one piece more than there are newlines: the line's number.
+                let line = error.as_bytes()[..at].split(|byte| *byte == b'\n').count();
                 let message = format!("`{name}` is not UTF-8: byte {at}, in line {line}");
                 Err(Diagnostic::general(Kind::Invalid, message)
                     .with_hint("save the file as UTF-8")
@@ -148,6 +146,11 @@ impl Diagnostic {
         let message = format!("`{name}` has {bytes} bytes, expected at most {PROFILE_BYTES_MAX}");
         Self::general(Kind::Invalid, message)
             .with_hint("a profile holds rules; keep scripts and data in files of their own")
+    }
+
+    pub(crate) fn without_origin(mut self) -> Self {
+        self.origin = None;
+        self
     }
 
     pub(crate) fn with_kind(mut self, kind: Kind) -> Self {
@@ -312,8 +315,8 @@ impl Diagnostics {
             .collect::<Vec<_>>()
             .join("\n");
         if self.0.len() > DIAGNOSTICS_MAX {
-            let rest = self.0.len() - DIAGNOSTICS_MAX;
-            text.push_str(&format!("\n  and {rest} more\n"));
+            let rest = (self.0.len() - DIAGNOSTICS_MAX).to_string();
+            text.extend(["\n  and ", &rest, " more\n"]);
         }
         text
     }

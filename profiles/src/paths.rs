@@ -37,7 +37,11 @@ impl PathError {
     pub(crate) fn found(&self) -> String {
         match self {
             Self::Empty => "an empty path".to_owned(),
-            other => other.to_string(),
+            Self::Relative(path) => format!("the relative path `{path}`"),
+            Self::Absolute(path) => format!("the absolute path `{path}`"),
+            Self::Parent(path) => format!("`..` in `{path}`"),
+            Self::Control(path) => format!("a control character in `{path}`"),
+            Self::TooLong(bytes) => format!("{bytes} bytes, more than the kernel takes"),
         }
     }
 }

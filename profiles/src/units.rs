@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Largest size that a profile may state: 16 TiB, more than any machine this runs on has memory.
 pub const SIZE_BYTES_MAX: u64 = 16 << 40;
 /// Longest duration that a profile may state: a week.
-pub const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub const DURATION_MAX: Duration = Duration::from_hours(7 * 24);
 /// Most digits after the point: `0.125 MiB` is still exact, and nobody needs more.
 const FRACTION_DIGITS_MAX: usize = 6;
 
@@ -36,7 +36,7 @@ const DURATION_UNITS: &[(&str, u64)] = &[
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum UnitError {
     /// There is no number where one must be.
-    #[error("expected {expected}, found `{found}`")]
+    #[error("`{found}` cannot be read, expected {expected}")]
     NotANumber {
         /// What was expected, with an example.
         expected: &'static str,
@@ -62,7 +62,7 @@ pub enum UnitError {
         nearest: Option<&'static str>,
     },
     /// More than the largest value.
-    #[error("`{found}` is more than {largest}")]
+    #[error("`{found}` is too much, expected at most {largest}")]
     TooLarge {
         /// What is there.
         found: String,
@@ -99,7 +99,13 @@ const EXPECTED_RATE: &str = "a rate such as `60/min`";
 
 /// Reads a size such as `512 MiB` into bytes.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
-    let bytes = scaled(text, SIZE_UNITS, EXPECTED_SIZE, "bytes")?;
+    let bytes = scaled(
+        text,
+        SIZE_UNITS,
+        EXPECTED_SIZE,
+        "bytes",
+        &Size(SIZE_BYTES_MAX),
+    )?;
     if bytes > u128::from(SIZE_BYTES_MAX) {
         return Err(UnitError::TooLarge {
             found: shortened(text),
@@ -111,7 +117,13 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 
 /// Reads a duration such as `30 s` or `1.5 min`.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    let micros = scaled(text, DURATION_UNITS, EXPECTED_DURATION, "microseconds")?;
+    let micros = scaled(
+        text,
+        DURATION_UNITS,
+        EXPECTED_DURATION,
+        "microseconds",
+        &Span(DURATION_MAX),
+    )?;
     if micros > DURATION_MAX.as_micros() {
         return Err(UnitError::TooLarge {
             found: shortened(text),
@@ -147,6 +159,7 @@ fn scaled(
     units: &'static [(&'static str, u64)],
     expected: &'static str,
     smallest: &'static str,
+    largest: &dyn fmt::Display,
 ) -> Result<u128, UnitError> {
     let text = text.trim();
     let end = text
@@ -159,7 +172,7 @@ fn scaled(
     };
     let too_large = || UnitError::TooLarge {
         found: shortened(text),
-        largest: "any limit".to_owned(),
+        largest: largest.to_string(),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -251,7 +264,7 @@ impl fmt::Display for Size {
         let (name, factor) = iec
             .iter()
             .rev()
-            .find(|(_, factor)| self.0 != 0 && self.0 % factor == 0)
+            .find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor))
             .unwrap_or(&SIZE_UNITS[0]);
         write!(f, "{} {name}", self.0 / factor)
     }
@@ -270,7 +283,7 @@ impl fmt::Display for Span {
         let fits = DURATION_UNITS
             .iter()
             .rev()
-            .find(|(_, factor)| micros % u128::from(*factor) == 0);
+            .find(|(_, factor)| micros.is_multiple_of(u128::from(*factor)));
         match fits {
             Some((name, factor)) => write!(f, "{} {name}", micros / u128::from(*factor)),
             None => write!(f, "{}.{:03} ms", micros / 1_000, micros % 1_000),

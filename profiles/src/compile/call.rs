@@ -1,6 +1,6 @@
 //! What one call adds to its template, once the supervisor has opened and identified its paths.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use runner::spec::{Call, Identity, Ids, LANDLOCK_RULES_MAX, LandlockRule, MOUNTS_MAX, Mount};
@@ -182,17 +182,10 @@ impl Compiled {
             .exec
             .iter()
             .any(|rule| rule.place == Place::Work);
-        let what = if writable { Use::Write } else { Use::Read };
         rules.push(LandlockRule {
             path: WORK.into(),
-            access: self.rights.access(what, true),
+            access: skeleton::own_access(&self.resolved, &Place::Work, Use::Write, self.rights),
         });
-        rules.extend(skeleton::executes(
-            &self.resolved,
-            &Place::Work,
-            WORK,
-            self.rights,
-        ));
         // Nothing in a workspace that cannot be written needs protection from being written.
         let protect = if writable {
             self.protected(facts)?
@@ -230,7 +223,7 @@ impl Compiled {
         Ok(())
     }
 
-    /// What is known of each protected path.
+    /// What is known of each protected path; of those within another, the outer one says it all.
     fn protected<'a>(
         &'a self,
         facts: &CallFacts,
@@ -240,8 +233,15 @@ impl Compiled {
             .iter()
             .map(|fact| (fact.relative.as_path(), fact.state))
             .collect();
-        let paths = self.resolved.files.protect.iter();
-        paths
+        let protect = &self.resolved.files.protect;
+        protect
+            .iter()
+            .filter(|path| {
+                !path
+                    .ancestors()
+                    .skip(1)
+                    .any(|above| protect.contains(above))
+            })
             .map(|path| match known.get(path.as_path()) {
                 Some(state) => Ok((path.as_path(), *state)),
                 None => Err(CallError::Protect(path.display().to_string())),
@@ -364,36 +364,22 @@ fn target_of(grant: &Grant, fact: &GrantFact) -> Result<PathBuf, CallError> {
 /// Mounts that keep protected paths as they are: the path itself read-only, and every directory above
 /// it pinned, because whoever renames the directory could put another in its place.
 fn protections(protect: &[(&Path, ProtectState)]) -> Vec<Mount> {
-    let present = || {
-        let present = protect
-            .iter()
-            .filter(|(_, state)| *state != ProtectState::Absent);
-        present.map(|(path, _)| Path::new(WORK).join(path))
-    };
-    let protected: BTreeSet<PathBuf> = present().collect();
-    let mut pinned = BTreeSet::new();
-    for path in &protected {
-        for above in paths::ancestors(path) {
-            let within_protected = above.ancestors().any(|path| protected.contains(path));
-            if above != Path::new(WORK) && !within_protected {
-                pinned.insert(above.to_owned());
-            }
-        }
-    }
+    let present = protect
+        .iter()
+        .filter(|(_, state)| *state != ProtectState::Absent)
+        .map(|(path, _)| Path::new(WORK).join(path));
     // Sorted by path, so that a mount over a directory never covers one made before beneath it.
     let mut mounts: BTreeMap<PathBuf, Mount> = BTreeMap::new();
-    mounts.extend(
-        pinned
-            .into_iter()
-            .map(|target| (target.clone(), Mount::Pin { target })),
-    );
-    let outermost = protected.iter().filter(|path| {
-        let above = paths::ancestors(path);
-        !above.into_iter().any(|above| protected.contains(above))
-    });
-    mounts.extend(outermost.map(|target| {
-        let target = target.clone();
-        (target.clone(), Mount::Protect { target })
-    }));
+    for target in present {
+        for above in paths::ancestors(&target) {
+            if above != Path::new(WORK) {
+                let pin = || Mount::Pin {
+                    target: above.to_owned(),
+                };
+                mounts.entry(above.to_owned()).or_insert_with(pin);
+            }
+        }
+        mounts.insert(target.clone(), Mount::Protect { target });
+    }
     mounts.into_values().collect()
 }

@@ -109,7 +109,7 @@ impl Compiled {
             filler.push_words(written, options_end, &mut argv)?;
         }
         let stdin = run.stdin.as_ref().map(|piece| filler.stream(piece));
-        self.planned(&filler, argv, stdin.transpose()?.flatten(), pass_env)
+        filler.plan(argv, stdin.transpose()?.flatten(), pass_env)
     }
 
     /// A command of a person's own (`toolcell run`), with the profile's environment and directory.
@@ -131,22 +131,30 @@ impl Compiled {
                 found,
             ));
         }
-        let argv: Result<Vec<_>, _> = argv.iter().map(|text| word("", text)).collect();
+        let argv: Result<Vec<_>, _> = argv.into_iter().map(|text| word("", &text)).collect();
         let filler = Filler {
             compiled: self,
             arguments: &Arguments::none(),
         };
-        self.planned(&filler, argv?, None, pass_env)
+        filler.plan(argv?, None, pass_env)
     }
+}
 
-    fn planned(
+/// The profile and the arguments of one call.
+struct Filler<'a> {
+    compiled: &'a Compiled,
+    arguments: &'a Arguments,
+}
+
+impl Filler<'_> {
+    /// The plan around a command line.
+    fn plan(
         &self,
-        filler: &Filler<'_>,
         argv: Vec<CString>,
         stdin: Option<Vec<u8>>,
         pass_env: &BTreeMap<String, String>,
     ) -> Result<Plan, ArgumentError> {
-        let env = filler.environment(pass_env)?;
+        let env = self.environment(pass_env)?;
         let bytes: usize = argv
             .iter()
             .chain(&env)
@@ -159,22 +167,14 @@ impl Compiled {
                 .with_hint("pass what is long by way of the standard input"));
         }
         Ok(Plan {
-            cwd: filler.working_directory()?,
-            grants: filler.grants()?,
+            cwd: self.working_directory()?,
+            grants: self.grants()?,
             argv,
             env,
             stdin,
         })
     }
-}
 
-/// The profile and the arguments of one call.
-struct Filler<'a> {
-    compiled: &'a Compiled,
-    arguments: &'a Arguments,
-}
-
-impl Filler<'_> {
     fn push_words(
         &self,
         written: &Word,

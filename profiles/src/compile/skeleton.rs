@@ -161,31 +161,27 @@ pub(super) fn rules(resolved: &Resolved, devices: &[&str], rights: Rights) -> Ve
         "/dev/tty" => rule(device, Use::Terminal, false),
         _ => rule(device, Use::Device, false),
     }));
-    for (path, place) in [(TMP, Place::Tmp), (SHM, Place::Shm)] {
-        if writes(resolved, &place) {
-            rules.push(rule(path, Use::WriteOwn, true));
-            rules.extend(executes(resolved, &place, path, rights));
-        }
+    let mut own = vec![(TMP, Place::Tmp), (SHM, Place::Shm)];
+    if matches!(resolved.workspace, Workspace::Ephemeral { .. }) {
+        own.push((WORK, Place::Work));
     }
-    if let Workspace::Ephemeral { .. } = resolved.workspace {
-        if writes(resolved, &Place::Work) {
-            rules.push(rule(WORK, Use::WriteOwn, true));
-        }
-        rules.extend(executes(resolved, &Place::Work, WORK, rights));
-    }
+    rules.extend(own.into_iter().filter_map(|(path, place)| {
+        let access = own_access(resolved, &place, Use::WriteOwn, rights);
+        let path = PathBuf::from(path);
+        (access != 0).then_some(LandlockRule { path, access })
+    }));
     rules
 }
 
-/// The rule that lets programs in one of the cell's own directories be executed, if the profile does.
-pub(super) fn executes(
-    resolved: &Resolved,
-    place: &Place,
-    path: &str,
-    rights: Rights,
-) -> Option<LandlockRule> {
-    let listed = resolved.files.exec.iter().any(|rule| rule.place == *place);
-    listed.then(|| LandlockRule {
-        path: PathBuf::from(path),
-        access: rights.access(Use::Execute, true),
-    })
+/// The rights on one of the cell's own directories, or on the workspace: none if no rule lists it.
+pub(super) fn own_access(resolved: &Resolved, place: &Place, write: Use, rights: Rights) -> u64 {
+    let files = &resolved.files;
+    [
+        (&files.read, Use::Read),
+        (&files.exec, Use::Execute),
+        (&files.write, write),
+    ]
+    .into_iter()
+    .filter(|(list, _)| list.iter().any(|rule| rule.place == *place))
+    .fold(0, |access, (_, what)| access | rights.access(what, true))
 }

@@ -14,7 +14,6 @@ use super::landlock::{Rights, Use};
 /// What the rules allow of one path of the host, all of them together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Allowed {
-    directory: bool,
     execute: bool,
     write: bool,
     /// Listed by its own path, as libraries are; what comes by way of a root or an argument is data
@@ -33,7 +32,6 @@ impl Allowed {
     /// What holds for a path beneath another: rules add up.
     fn beneath(self, above: Self) -> Self {
         Self {
-            directory: self.directory,
             execute: self.execute || above.execute,
             write: self.write || above.write,
             map: self.map || above.map,
@@ -52,6 +50,8 @@ impl Allowed {
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     allowed: BTreeMap<PathBuf, Allowed>,
+    /// Which of them are directories.
+    directories: BTreeSet<PathBuf>,
     /// Paths by which the profile, or a program, names things: where they are links, the cell has
     /// the same links.
     named: BTreeSet<PathBuf>,
@@ -126,7 +126,8 @@ impl Tree {
                         &rule.origin,
                         format!("`{}` is neither a file nor a directory", path.display()),
                     )
-                    .with_kind(Kind::NotOffered),
+                    .with_kind(Kind::NotOffered)
+                    .with_hint("sockets, FIFOs and device nodes of the host are not shown"),
                 );
                 return;
             }
@@ -136,8 +137,10 @@ impl Tree {
             problems.push(diagnostic);
             return;
         }
+        if directory {
+            self.directories.insert(canonical.clone());
+        }
         let allowed = self.allowed.entry(canonical).or_default();
-        allowed.directory = directory;
         allowed.execute |= what == Use::Execute;
         allowed.write |= what == Use::Write;
         allowed.map |= map;
@@ -203,7 +206,7 @@ impl Tree {
             .map(|(path, attributes)| Mount::Bind {
                 source: path.to_owned(),
                 target: path.to_owned(),
-                directory: self.allowed[path].directory,
+                directory: self.directories.contains(path),
                 writable: attributes.writable,
                 exec: attributes.exec,
                 identity: None,
@@ -318,12 +321,13 @@ impl Tree {
         self.allowed
             .iter()
             .map(|(path, allowed)| {
-                let mut access = rights.access(Use::Read, allowed.directory);
+                let directory = self.directories.contains(path);
+                let mut access = rights.access(Use::Read, directory);
                 if allowed.execute {
-                    access |= rights.access(Use::Execute, allowed.directory);
+                    access |= rights.access(Use::Execute, directory);
                 }
                 if allowed.write {
-                    access |= rights.access(Use::Write, allowed.directory);
+                    access |= rights.access(Use::Write, directory);
                 }
                 LandlockRule {
                     path: path.clone(),

@@ -55,7 +55,7 @@ impl Chain<'_> {
         let paths = path_arguments(self, &input, &roots, &mut problems);
         let limits = limits::resolve(self, &mut problems);
         let workspace = files::workspace(self, overrides, &roots, &limits, &mut problems);
-        let files = files::resolve(self, &roots, &paths, &workspace, &mut problems);
+        let files = files::resolve(self, &roots, &paths, workspace.as_ref(), &mut problems);
         let scope = run::Scope {
             input: &input,
             roots: &roots,
@@ -100,7 +100,7 @@ impl Chain<'_> {
             access,
             pool,
             explain,
-            workspace,
+            workspace: workspace.unwrap_or(Workspace::None),
             roots: roots.given,
             missing_roots: roots.missing,
             paths,

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::diagnostics::{Diagnostic, Origin, Problems, did_you_mean};
+use crate::diagnostics::{Diagnostic, Origin, Problems};
 use crate::paths;
 use crate::placeholders::Piece;
+use crate::read::Written;
 use crate::schema;
 use crate::units;
 
@@ -27,13 +28,18 @@ pub(super) fn resolve(
     chain: &Chain<'_>,
     roots: &Roots,
     arguments: &BTreeMap<String, PathArgument>,
-    workspace: &Workspace,
+    workspace: Option<&Workspace>,
     problems: &mut Problems,
 ) -> Files {
+    // One that is wrong in `[paths]` has been noted there.
+    let is_path = |name: &str| {
+        let declares = |written: &Written| written.profile.paths.contains_key(name);
+        arguments.contains_key(name) || chain.links().any(declares)
+    };
     let mut list = |key| {
         let mut rules = Vec::new();
         for rule in chain.rules(key) {
-            let place = place(key, rule, roots, arguments);
+            let place = place(key, rule, roots, &is_path);
             if let Some(place) = problems.note(place) {
                 rules.push(PathRule {
                     place,
@@ -64,7 +70,9 @@ pub(super) fn resolve(
             .with_expected(format!("expected at most {PATH_RULES_MAX}")),
         );
     }
-    check_workspace_use(chain, &files, workspace, problems);
+    if let Some(workspace) = workspace {
+        check_workspace_use(chain, &files, workspace, problems);
+    }
     files
 }
 
@@ -72,7 +80,7 @@ fn place(
     key: RuleKey,
     rule: &WrittenRule,
     roots: &Roots,
-    arguments: &BTreeMap<String, PathArgument>,
+    is_path: &dyn Fn(&str) -> bool,
 ) -> Result<Place, Diagnostic> {
     let origin = &rule.origin;
     let piece = Piece::parse(&rule.text)
@@ -81,13 +89,11 @@ fn place(
         Piece::Literal(path) => path,
         Piece::Root(name) if roots.has(&name) => return Ok(Place::Root(name)),
         Piece::Root(name) => return Err(unknown_root(origin, &name, roots)),
-        Piece::Argument(name) if !arguments.contains_key(&name) => {
-            let hint = did_you_mean(&name, arguments.keys().map(String::as_str));
-            let hint = hint.unwrap_or_else(|| {
-                format!("add `[paths.{name}]` with `beneath = \"{{roots.…}}\"`")
-            });
+        Piece::Argument(name) if !is_path(&name) => {
             let message = format!("`{name}` is not a path argument");
-            return Err(Diagnostic::at(origin, message).with_hint(hint));
+            return Err(Diagnostic::at(origin, message).with_hint(format!(
+                "add `[paths.{name}]` with `beneath = \"{{roots.…}}\"`"
+            )));
         }
         Piece::Argument(name) if matches!(key, RuleKey::Deny) => {
             let message = format!("a call's own argument `{name}` cannot deny anything");
@@ -199,29 +205,35 @@ fn protected(chain: &Chain<'_>, problems: &mut Problems) -> BTreeSet<PathBuf> {
     protect
 }
 
-/// What is at `/work`.
+/// What is at `/work`; `None` if that was wrong and is noted.
 pub(super) fn workspace(
     chain: &Chain<'_>,
     overrides: &Overrides,
     roots: &Roots,
     limits: &Limits,
     problems: &mut Problems,
-) -> Workspace {
+) -> Option<Workspace> {
     let own = chain.own();
     let written = chain.last(|p| p.files.as_ref()?.workspace.as_ref());
     let origin = written.as_ref().map_or_else(
         || own.origin(own.profile.name.span()),
         |(_, origin)| origin.clone(),
     );
-    let chosen = match (&overrides.workspace, written) {
-        (Some(WorkspaceKind::Ephemeral), _) => Ok(Workspace::Ephemeral { bytes: limits.disk }),
-        (Some(WorkspaceKind::Named(name)), _) => named(name, &origin),
-        (Some(WorkspaceKind::Host(path)), _) => path
-            .to_str()
-            .ok_or_else(|| Diagnostic::at(&origin, "the workspace's path is not UTF-8"))
-            .and_then(|path| host(path, &origin)),
-        (None, None | Some((schema::Workspace::None {}, _))) => Ok(Workspace::None),
-        (None, Some((schema::Workspace::Ephemeral { size }, _))) => {
+    if let Some(kind) = &overrides.workspace {
+        let chosen = match kind {
+            WorkspaceKind::Ephemeral => Ok(Workspace::Ephemeral { bytes: limits.disk }),
+            WorkspaceKind::Named(name) => named(name, &origin),
+            WorkspaceKind::Host(path) => path
+                .to_str()
+                .ok_or_else(|| Diagnostic::at(&origin, "the workspace's path is not UTF-8"))
+                .and_then(|path| host(path, &origin)),
+        };
+        // The operator's choice is not written in any file.
+        return problems.note(chosen.map_err(Diagnostic::without_origin));
+    }
+    let chosen = match written {
+        None | Some((schema::Workspace::None {}, _)) => Ok(Workspace::None),
+        Some((schema::Workspace::Ephemeral { size }, _)) => {
             let bytes = size.map_or(limits.disk, |size| size.0);
             if (DISK_MIN..=units::SIZE_BYTES_MAX).contains(&bytes) {
                 Ok(Workspace::Ephemeral { bytes })
@@ -233,10 +245,10 @@ pub(super) fn workspace(
                 )
             }
         }
-        (None, Some((schema::Workspace::Named { name }, _))) => {
+        Some((schema::Workspace::Named { name }, _)) => {
             named(name.as_ref().unwrap_or(&own.profile.name), &origin)
         }
-        (None, Some((schema::Workspace::Host { path }, _))) => match Piece::parse(path) {
+        Some((schema::Workspace::Host { path }, _)) => match Piece::parse(path) {
             Ok(Piece::Literal(path)) => host(&path, &origin),
             Ok(Piece::Root(name)) => match roots.given.get(&name) {
                 Some(path) => Ok(Workspace::Host { path: path.clone() }),
@@ -252,7 +264,7 @@ pub(super) fn workspace(
             Err(error) => Err(Diagnostic::at(&origin, error.to_string()).with_hint(error.hint())),
         },
     };
-    problems.note(chosen).unwrap_or(Workspace::None)
+    problems.note(chosen)
 }
 
 fn named(name: &str, origin: &Origin) -> Result<Workspace, Diagnostic> {

@@ -30,7 +30,7 @@ pub const WALL_DEFAULT: Duration = Duration::from_secs(30);
 /// Time between SIGTERM and SIGKILL.
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(2);
 /// Longest such time: a cancelled call must come to an end.
-pub const GRACE_MAX: Duration = Duration::from_secs(60);
+pub const GRACE_MAX: Duration = Duration::from_mins(1);
 /// Shortest deadline that means anything: building a cell takes a few milliseconds.
 pub const DEADLINE_MIN: Duration = Duration::from_millis(10);
 /// Output of a call that names none.

@@ -114,10 +114,12 @@ pub(super) fn command(
     }
     let mut words = words.into_iter();
     let Some((first, first_origin)) = words.next() else {
-        problems.push(
-            Diagnostic::at(&origin, "`argv` names no program")
-                .with_expected("expected an absolute path, then arguments"),
-        );
+        if argv.is_empty() {
+            problems.push(
+                Diagnostic::at(&origin, "`argv` names no program")
+                    .with_expected("expected an absolute path, then arguments"),
+            );
+        }
         return None;
     };
     let program = match &first.piece {

@@ -1,0 +1,781 @@
+//! What profiles and calls are compiled to: each test is one property of the cell.
+
+mod debian;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use profiles::compile::{Rights, canonical_json};
+use profiles::{
+    Arch, CallError, CallFacts, Compiled, Existence, GrantFact, Host, Overrides, PathAccess,
+    PathFact, Plan, ProtectFact, ProtectState, Tier, WantKind, WorkspaceFact, WorkspaceKind,
+    compile,
+};
+use runner::spec::{Call, Identity, Ids, Mount, Resource};
+use serde_json::json;
+
+const HEAD: &str = "format = 1\nname = \"tool\"\ndescription = \"A tool.\"\n";
+const EXECUTE: u64 = 1;
+const WRITE_FILE: u64 = 1 << 1;
+const READ_FILE: u64 = 1 << 2;
+const READ_DIR: u64 = 1 << 3;
+const MAKE_CHAR: u64 = 1 << 6;
+const MAKE_SOCK: u64 = 1 << 9;
+const MAKE_FIFO: u64 = 1 << 10;
+const MAKE_BLOCK: u64 = 1 << 11;
+const USER: Ids = Ids {
+    uid: 1001,
+    gid: 1001,
+};
+const THERE: Identity = Identity { dev: 1, ino: 2 };
+
+fn compiled(text: &str) -> Compiled {
+    debian::compiled(&format!("{HEAD}{text}")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn with(text: &str, overrides: &Overrides) -> Compiled {
+    let (library, name) = debian::library_with(&format!("{HEAD}{text}"));
+    let resolved = library
+        .resolve(&name, overrides)
+        .unwrap_or_else(|error| panic!("{error}"));
+    debian::compile_here(&resolved).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The bind mount at a path: (writable, exec).
+fn bind(mounts: &[Mount], path: &str) -> Option<(bool, bool)> {
+    mounts.iter().find_map(|mount| match mount {
+        Mount::Bind {
+            target,
+            writable,
+            exec,
+            ..
+        } if target == Path::new(path) => Some((*writable, *exec)),
+        _ => None,
+    })
+}
+
+fn link(mounts: &[Mount], path: &str) -> Option<PathBuf> {
+    mounts.iter().find_map(|mount| match mount {
+        Mount::Symlink { target, link } if target == Path::new(path) => Some(link.clone()),
+        _ => None,
+    })
+}
+
+fn rights(compiled: &Compiled, path: &str) -> u64 {
+    let rules = compiled.template.landlock.rules.iter();
+    rules
+        .filter(|rule| rule.path == Path::new(path))
+        .fold(0, |all, rule| all | rule.access)
+}
+
+fn facts() -> CallFacts {
+    CallFacts {
+        host: USER,
+        workspace: None,
+        grants: Vec::new(),
+        protect: Vec::new(),
+    }
+}
+
+fn granted(source: &str, directory: bool) -> GrantFact {
+    GrantFact {
+        source: source.into(),
+        identity: THERE,
+        directory,
+        owner: None,
+    }
+}
+
+fn fill(compiled: &Compiled, arguments: serde_json::Value) -> Plan {
+    let arguments = compiled
+        .check(arguments)
+        .unwrap_or_else(|error| panic!("{error}"));
+    compiled
+        .fill(&arguments, &BTreeMap::new())
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn words(plan: &Plan) -> Vec<&str> {
+    plan.argv
+        .iter()
+        .map(|word| word.to_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn profile_that_lists_nothing_shows_nothing_of_the_host() {
+    let empty = compiled("");
+    let of_host = empty.template.mounts.iter().find(|mount| {
+        matches!(
+            mount,
+            Mount::Bind { .. } | Mount::Guarded { .. } | Mount::Tmpfs { .. }
+        )
+    });
+    assert_eq!(of_host, None);
+    assert_eq!(empty.template.landlock.handled_net, 3);
+    assert!(empty.template.handed_back.is_empty());
+    for rule in &empty.template.landlock.rules {
+        assert_eq!(rule.access & EXECUTE, 0, "{}", rule.path.display());
+    }
+    // The control: one rule, one mount.
+    assert_eq!(
+        bind(
+            &compiled("files.read = [\"/opt/data\"]").template.mounts,
+            "/opt/data"
+        ),
+        Some((false, true))
+    );
+}
+
+#[test]
+fn root_directory_can_only_be_listed() {
+    let all = compiled("extends = [\"privileged\"]");
+    assert_eq!(rights(&all, "/"), READ_DIR);
+    for rule in &all.template.landlock.rules {
+        assert_eq!(
+            rule.access & (MAKE_CHAR | MAKE_BLOCK),
+            0,
+            "{}",
+            rule.path.display()
+        );
+    }
+}
+
+#[test]
+fn no_rule_covers_the_file_that_proves_the_domain() {
+    for name in profiles::Library::builtin().names() {
+        let resolved = profiles::Library::builtin()
+            .resolve(name, &debian::overrides())
+            .unwrap();
+        let cell = debian::compile_here(&resolved).unwrap();
+        assert_eq!(rights(&cell, "/.unreadable"), 0);
+        assert_eq!(rights(&cell, "/") & READ_FILE, 0);
+    }
+}
+
+#[test]
+fn what_is_written_cannot_be_executed() {
+    let cell = compiled("files.write = [\"/srv/work\"]\nfiles.read = [\"/srv/work\"]");
+    assert_eq!(
+        bind(&cell.template.mounts, "/srv/work"),
+        Some((true, false))
+    );
+    assert_eq!(rights(&cell, "/srv/work") & EXECUTE, 0);
+    let control = compiled("files.write = [\"/srv/work\"]\nfiles.exec = [\"/srv/work\"]");
+    assert_eq!(
+        bind(&control.template.mounts, "/srv/work"),
+        Some((true, true))
+    );
+    assert_eq!(rights(&control, "/srv/work") & EXECUTE, EXECUTE);
+    assert!(
+        control.resolved.weakenings[0].contains("can be executed"),
+        "{:?}",
+        control.resolved.weakenings
+    );
+}
+
+#[test]
+fn sockets_and_fifos_are_made_in_the_cells_own_directories_only() {
+    let cell = compiled("extends = [\"standard\"]\nfiles.write = [\"/srv/work\"]");
+    for (path, own) in [
+        ("/work", true),
+        ("/tmp", true),
+        ("/dev/shm", true),
+        ("/srv/work", false),
+    ] {
+        assert_ne!(rights(&cell, path) & WRITE_FILE, 0, "{path}");
+        assert_eq!(
+            rights(&cell, path) & (MAKE_SOCK | MAKE_FIFO) != 0,
+            own,
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn data_by_way_of_a_root_cannot_be_mapped_executable() {
+    let cell = compiled("roots.docs = \"/srv/docs\"\nfiles.read = [\"{roots.docs}\"]");
+    assert_eq!(
+        bind(&cell.template.mounts, "/srv/docs"),
+        Some((false, false))
+    );
+    let control = compiled("files.read = [\"/srv/docs\"]");
+    assert_eq!(
+        bind(&control.template.mounts, "/srv/docs"),
+        Some((false, true))
+    );
+}
+
+#[test]
+fn path_within_a_listed_one_is_mounted_only_if_it_differs() {
+    let cell = compiled("files.read = [\"/usr\", \"/usr/share\"]\nfiles.exec = [\"/usr/bin\"]");
+    assert!(bind(&cell.template.mounts, "/usr").is_some());
+    assert_eq!(bind(&cell.template.mounts, "/usr/share"), None);
+    assert_eq!(bind(&cell.template.mounts, "/usr/bin"), None);
+    assert_eq!(rights(&cell, "/usr/bin") & EXECUTE, EXECUTE);
+    assert_eq!(rights(&cell, "/usr") & EXECUTE, 0);
+    let control = compiled("files.read = [\"/usr\"]\nfiles.write = [\"/usr/share\"]");
+    assert_eq!(
+        bind(&control.template.mounts, "/usr/share"),
+        Some((true, false))
+    );
+}
+
+#[test]
+fn link_is_followed_and_reproduced() {
+    let cell = compiled("files.read = [\"/srv/current\"]");
+    assert_eq!(
+        link(&cell.template.mounts, "/srv/current"),
+        Some("docs".into())
+    );
+    assert!(bind(&cell.template.mounts, "/srv/docs").is_some());
+    assert_eq!(bind(&cell.template.mounts, "/srv/current"), None);
+}
+
+#[test]
+fn link_by_way_of_others_leads_straight_there() {
+    let cell = compiled("files.exec = [\"/usr/bin/vi\"]");
+    assert_eq!(
+        link(&cell.template.mounts, "/usr/bin/vi"),
+        Some("/usr/bin/vim.tiny".into())
+    );
+}
+
+#[test]
+fn links_that_a_mount_shows_are_not_made_again() {
+    let cell = compiled("files.exec = [\"/usr\"]");
+    assert_eq!(link(&cell.template.mounts, "/usr/bin/sh"), None);
+    assert_eq!(link(&cell.template.mounts, "/bin"), Some("usr/bin".into()));
+}
+
+#[test]
+fn loader_is_executable_only_where_something_is() {
+    let loader = "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
+    let cell = compiled("files.read = [\"/usr/lib\"]");
+    assert_eq!(rights(&cell, loader), 0);
+    let cell = compiled("files.read = [\"/usr/lib\"]\nfiles.exec = [\"/usr/bin/cat\"]");
+    assert_eq!(rights(&cell, loader), EXECUTE | READ_FILE);
+}
+
+#[test]
+fn denied_path_is_covered_after_what_shows_it() {
+    let cell = compiled("files.read = [\"/usr\"]\nfiles.deny = [\"/usr/share/dict\"]");
+    let mounts = &cell.template.mounts;
+    let mask = Mount::Mask {
+        target: "/usr/share/dict".into(),
+        directory: true,
+    };
+    let place = |wanted: &dyn Fn(&Mount) -> bool| mounts.iter().position(wanted);
+    let shown = place(&|mount| matches!(mount, Mount::Bind { .. })).unwrap();
+    assert!(place(&|mount| *mount == mask).unwrap() > shown);
+}
+
+#[test]
+fn absent_paths_may_be_absent_only_if_the_profile_says_so() {
+    let cell = compiled("files.read = [{ path = \"/opt/nothing\", if_present = true }]");
+    assert_eq!(bind(&cell.template.mounts, "/opt/nothing"), None);
+    assert!(debian::compiled(&format!("{HEAD}files.read = [\"/opt/nothing\"]")).is_err());
+}
+
+#[test]
+fn link_cannot_lead_where_the_path_itself_is_refused() {
+    let resolved = debian::resolve(&format!("{HEAD}files.read = [\"/srv/link\"]")).unwrap();
+    let look = |path: &Path| match path.to_str().unwrap() {
+        "/srv/link" => PathFact::Symlink {
+            link: "/proc/1".into(),
+            canonical: "/proc/1".into(),
+        },
+        "/proc/1" => PathFact::Directory,
+        _ => debian::look(Arch::X86_64, path),
+    };
+    let paths = Host::gather(&resolved.paths(), look);
+    let host = Host {
+        paths,
+        ..debian::host(&resolved, Arch::X86_64, 7)
+    };
+    let error = compile(&resolved, &host).unwrap_err().to_string();
+    assert!(error.contains("the cell has its own `/proc`"), "{error}");
+}
+
+#[test]
+fn rights_grow_with_the_abi_and_stop_at_the_newest_known() {
+    let handled: Vec<_> = (1..=9).map(|abi| Rights::of_abi(abi).handled()).collect();
+    assert_eq!(
+        handled,
+        [
+            0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff, 0xffff, 0xffff, 0xffff, 0x1_ffff
+        ]
+    );
+    assert_eq!(Rights::of_abi(11), Rights::of_abi(9));
+}
+
+#[test]
+fn every_rule_keeps_to_what_the_ruleset_handles() {
+    let resolved = debian::resolve(&format!("{HEAD}extends = [\"privileged\"]")).unwrap();
+    for abi in 1..=9 {
+        let host = debian::host(&resolved, Arch::X86_64, abi);
+        let landlock = compile(&resolved, &host).unwrap().template.landlock;
+        assert_eq!(landlock.abi, abi);
+        for rule in landlock.rules {
+            assert_eq!(rule.access & !landlock.handled_fs, 0, "{abi}");
+            assert_ne!(rule.access, 0, "{abi}: the kernel refuses an empty rule");
+        }
+    }
+}
+
+#[test]
+fn without_cgroups_each_process_is_limited() {
+    let resolved = debian::resolve(&format!(
+        "{HEAD}limits.memory = \"64 MiB\"\nlimits.pids = 10"
+    ))
+    .unwrap();
+    let limits = |tier| {
+        let host = Host {
+            tier,
+            ..debian::host(&resolved, Arch::X86_64, 7)
+        };
+        let rlimits = compile(&resolved, &host).unwrap().template.rlimits;
+        rlimits
+            .into_iter()
+            .map(|limit| (limit.resource, limit.hard))
+            .collect::<Vec<_>>()
+    };
+    let weaker = limits(Tier::Rlimits);
+    assert!(weaker.contains(&(Resource::Data, 64 << 20)));
+    assert!(weaker.contains(&(Resource::Processes, 11)));
+    assert!(
+        !limits(Tier::Full)
+            .iter()
+            .any(|(resource, _)| *resource == Resource::Processes)
+    );
+}
+
+#[test]
+fn loopback_leaves_tcp_to_the_namespace() {
+    assert_eq!(compiled("").template.landlock.handled_net, 3);
+    assert_eq!(
+        compiled("network.loopback = true")
+            .template
+            .landlock
+            .handled_net,
+        0
+    );
+}
+
+const CALL: &str = r#"
+extends = ["minimal"]
+[input]
+type = "object"
+[input.properties]
+path = { type = "string" }
+out = { type = "string" }
+tree = { type = "string" }
+names = { type = "array", items = { type = "string" } }
+loud = { type = "boolean" }
+count = { type = "integer", default = 3 }
+[roots]
+docs = "/srv/docs"
+work = "/srv/work"
+[paths.path]
+beneath = "{roots.docs}"
+[paths.out]
+beneath = "{roots.work}"
+kind = "file"
+create = true
+[paths.tree]
+beneath = "{roots.docs}"
+kind = "directory"
+[run]
+argv = ["/usr/bin/cat", { arg = "loud", flag = "-v" }, { arg = "count", flag = "-n" }, { arg = "names", flag = "-e" }, "{{literal}}", "{roots.docs}", "{path}", "{out}"]
+cwd = "{tree}"
+env = { WHERE = "{path}", FIXED = "a" }
+pass_env = ["TZ"]
+[files]
+exec = ["/usr/bin/cat"]
+read = ["{path}", "{tree}"]
+write = ["{out}"]
+deny = [{ path = "/srv/docs/private", why = "not for tools" }]
+"#;
+
+#[test]
+fn arguments_fill_the_places_the_author_made() {
+    let cell = compiled(CALL);
+    let plan = fill(
+        &cell,
+        json!({ "path": "a/b.md", "names": ["-x", "y"], "loud": true, "count": 5 }),
+    );
+    assert_eq!(
+        words(&plan),
+        [
+            "/usr/bin/cat",
+            "-v",
+            "-n",
+            "5",
+            "-e",
+            "-x",
+            "-e",
+            "y",
+            "{literal}",
+            "/srv/docs",
+            "/srv/docs/a/b.md"
+        ]
+    );
+    let env: Vec<_> = plan.env.iter().map(|word| word.to_str().unwrap()).collect();
+    assert_eq!(
+        env,
+        [
+            "FIXED=a",
+            "HOME=/tmp",
+            "PATH=/usr/local/bin:/usr/bin:/bin",
+            "WHERE=/srv/docs/a/b.md"
+        ]
+    );
+    assert_eq!(plan.cwd, Path::new("/work"));
+    assert_eq!(plan.stdin, None);
+}
+
+#[test]
+fn absent_arguments_leave_their_words_out_and_defaults_fill_in() {
+    let cell = compiled(CALL);
+    let plan = fill(&cell, json!({ "loud": false }));
+    assert_eq!(
+        words(&plan),
+        ["/usr/bin/cat", "-n", "3", "{literal}", "/srv/docs"]
+    );
+    assert!(plan.grants.is_empty());
+}
+
+#[test]
+fn only_named_variables_pass_from_the_supervisors_environment() {
+    let cell = compiled(CALL);
+    let arguments = cell.check(json!({})).unwrap();
+    let outside =
+        debian::environment(&[("TZ", "UTC"), ("SECRET", "x"), ("LD_PRELOAD", "/evil.so")]);
+    let plan = cell.fill(&arguments, &outside).unwrap();
+    let env: Vec<_> = plan.env.iter().map(|word| word.to_str().unwrap()).collect();
+    assert_eq!(
+        env,
+        [
+            "FIXED=a",
+            "HOME=/tmp",
+            "PATH=/usr/local/bin:/usr/bin:/bin",
+            "TZ=UTC"
+        ]
+    );
+}
+
+#[test]
+fn path_arguments_become_grants_beneath_their_roots() {
+    let cell = compiled(CALL);
+    let plan = fill(
+        &cell,
+        json!({ "path": "/srv/docs/a.md", "out": "new/b.txt", "tree": "." }),
+    );
+    assert_eq!(plan.cwd, Path::new("/srv/docs"));
+    let grants: Vec<_> = plan
+        .grants
+        .iter()
+        .map(|grant| {
+            (
+                grant.argument.as_str(),
+                grant.root.to_str().unwrap(),
+                grant.relative.to_str().unwrap(),
+                grant.want.kind,
+                grant.want.existence,
+                grant.access,
+            )
+        })
+        .collect();
+    assert_eq!(
+        grants,
+        [
+            (
+                "out",
+                "/srv/work",
+                "new/b.txt",
+                WantKind::File,
+                Existence::MayBeCreated,
+                PathAccess::Write
+            ),
+            (
+                "path",
+                "/srv/docs",
+                "a.md",
+                WantKind::Any,
+                Existence::Exists,
+                PathAccess::Read
+            ),
+            (
+                "tree",
+                "/srv/docs",
+                "",
+                WantKind::Directory,
+                Existence::Exists,
+                PathAccess::Read
+            ),
+        ]
+    );
+}
+
+#[test]
+fn grant_appears_where_the_argument_says() {
+    let cell = compiled(CALL);
+    let plan = fill(&cell, json!({ "path": "a.md", "out": "b.txt" }));
+    let grants = vec![granted("/srv/work", true), granted("/srv/docs/a.md", false)];
+    let call = cell.call(&plan, &CallFacts { grants, ..facts() }).unwrap();
+    assert_eq!(bind(&call.mounts, "/srv/docs/a.md"), Some((false, false)));
+    // A file to be created: its directory.
+    assert_eq!(bind(&call.mounts, "/srv/work"), Some((true, false)));
+    let rules: Vec<_> = call
+        .rules
+        .iter()
+        .map(|rule| (rule.path.to_str().unwrap(), rule.access & WRITE_FILE != 0))
+        .collect();
+    assert_eq!(rules, [("/srv/docs/a.md", false), ("/srv/work", true)]);
+    for mount in &call.mounts {
+        assert!(
+            matches!(
+                mount,
+                Mount::Bind {
+                    identity: Some(_),
+                    ..
+                }
+            ),
+            "{mount:?}"
+        );
+    }
+}
+
+#[test]
+fn grant_that_is_not_what_was_asked_for_is_refused() {
+    let cell = compiled(CALL);
+    let refused = |arguments, fact: GrantFact| {
+        let plan = fill(&cell, arguments);
+        cell.call(
+            &plan,
+            &CallFacts {
+                grants: vec![fact],
+                ..facts()
+            },
+        )
+        .unwrap_err()
+    };
+    let path = || json!({ "path": "a.md" });
+    cell.call(
+        &fill(&cell, path()),
+        &CallFacts {
+            grants: vec![granted("/srv/docs/a.md", false)],
+            ..facts()
+        },
+    )
+    .unwrap();
+    for elsewhere in [
+        "/etc/shadow",
+        "/srv/docs",
+        "/srv/docs/../x",
+        "/srv/docs/b.md",
+    ] {
+        let error = refused(path(), granted(elsewhere, false));
+        assert!(
+            matches!(error, CallError::Outside { .. }),
+            "{elsewhere}: {error}"
+        );
+    }
+    let error = refused(json!({ "out": "b" }), granted("/srv/work/b", true));
+    assert!(matches!(error, CallError::Kind { .. }), "{error}");
+    let error = refused(json!({ "tree": "b" }), granted("/srv/docs/b", false));
+    assert!(matches!(error, CallError::Kind { .. }), "{error}");
+    let error = cell.call(&fill(&cell, path()), &facts()).unwrap_err();
+    assert!(matches!(error, CallError::Grants { .. }), "{error}");
+}
+
+#[test]
+fn denied_path_stays_denied_when_an_argument_names_it_or_what_is_above_it() {
+    let cell = compiled(CALL);
+    let call = |path: &str, source: &str| {
+        let plan = fill(&cell, json!({ "path": path }));
+        cell.call(
+            &plan,
+            &CallFacts {
+                grants: vec![granted(source, true)],
+                ..facts()
+            },
+        )
+    };
+    let error = call("private/x", "/srv/docs/private/x").unwrap_err();
+    assert!(matches!(error, CallError::Denied { .. }), "{error}");
+    let Call { mounts, .. } = call(".", "/srv/docs").unwrap();
+    assert!(matches!(&mounts[0], Mount::Bind { target, .. } if target == Path::new("/srv/docs")));
+    assert_eq!(
+        mounts[1],
+        Mount::Mask {
+            target: "/srv/docs/private".into(),
+            directory: true
+        }
+    );
+    assert_eq!(call("public", "/srv/docs/public").unwrap().mounts.len(), 1);
+}
+
+#[test]
+fn two_arguments_that_name_one_path_add_up() {
+    let cell = compiled(CALL);
+    let plan = fill(&cell, json!({ "path": "sub", "tree": "sub" }));
+    let grants = vec![granted("/srv/docs/sub", true); 2];
+    let call = cell.call(&plan, &CallFacts { grants, ..facts() }).unwrap();
+    assert_eq!((call.mounts.len(), call.rules.len()), (1, 1));
+}
+
+#[test]
+fn cell_never_has_the_hosts_root_user() {
+    let cell = compiled(CALL);
+    let plan = fill(&cell, json!({}));
+    cell.call(&plan, &facts()).unwrap();
+    let root = CallFacts {
+        host: Ids { uid: 0, gid: 0 },
+        ..facts()
+    };
+    assert_eq!(cell.call(&plan, &root), Err(CallError::RootUser));
+}
+
+const PROTECTED: &str = r#"
+[files]
+write = ["/work"]
+workspace = { kind = "host", path = "/srv/work" }
+protect = [".git/hooks", ".git/hooks/pre-commit", ".mcp.json", ".envrc"]
+"#;
+
+fn workspace_call(states: &[(&str, ProtectState)], work: Option<&str>) -> Result<Call, CallError> {
+    let cell = compiled(PROTECTED);
+    let plan = cell
+        .fill_command(vec!["/bin/true".to_owned()], &BTreeMap::new())
+        .unwrap();
+    let workspace = WorkspaceFact {
+        source: "/srv/work".into(),
+        identity: THERE,
+        owner: Some(USER),
+        work: work.map(PathBuf::from),
+    };
+    let protect = states.iter().map(|(path, state)| ProtectFact {
+        relative: path.into(),
+        state: *state,
+    });
+    let protect = protect.collect();
+    cell.call(
+        &plan,
+        &CallFacts {
+            workspace: Some(workspace),
+            protect,
+            ..facts()
+        },
+    )
+}
+
+#[test]
+fn protected_paths_are_read_only_and_their_parents_cannot_be_renamed() {
+    let call = workspace_call(
+        &[
+            (".git/hooks", ProtectState::Directory),
+            (".git/hooks/pre-commit", ProtectState::File),
+            (".mcp.json", ProtectState::File),
+            (".envrc", ProtectState::File),
+        ],
+        None,
+    )
+    .unwrap();
+    assert_eq!(bind(&call.mounts, "/work"), Some((true, false)));
+    let protect = |path: &str| Mount::Protect {
+        target: path.into(),
+    };
+    assert_eq!(
+        call.mounts[1..],
+        [
+            protect("/work/.envrc"),
+            Mount::Pin {
+                target: "/work/.git".into()
+            },
+            protect("/work/.git/hooks"),
+            protect("/work/.mcp.json"),
+        ]
+    );
+}
+
+#[test]
+fn absent_protected_paths_are_blocked_without_touching_the_host() {
+    let states = [
+        (".git/hooks", ProtectState::Absent),
+        (".git/hooks/pre-commit", ProtectState::Absent),
+        (".mcp.json", ProtectState::File),
+        (".envrc", ProtectState::Absent),
+    ];
+    let call = workspace_call(&states, Some("/srv/.toolcell-work")).unwrap();
+    let Mount::Guarded { blocked, work, .. } = &call.mounts[0] else {
+        panic!("{:?}", call.mounts[0]);
+    };
+    assert_eq!(work, Path::new("/srv/.toolcell-work"));
+    assert_eq!(blocked, &[PathBuf::from(".envrc"), ".git/hooks".into()]);
+    assert_eq!(
+        call.mounts[1],
+        Mount::Protect {
+            target: "/work/.mcp.json".into()
+        }
+    );
+    assert!(matches!(
+        workspace_call(&states, None),
+        Err(CallError::CannotBlock(_))
+    ));
+}
+
+#[test]
+fn protected_path_that_nobody_looked_at_is_refused() {
+    let error = workspace_call(&[(".mcp.json", ProtectState::File)], None).unwrap_err();
+    assert!(matches!(error, CallError::Protect(_)), "{error}");
+}
+
+#[test]
+fn workspace_that_does_not_fit_is_refused() {
+    let cell = compiled(PROTECTED);
+    let plan = cell
+        .fill_command(vec!["/bin/true".to_owned()], &BTreeMap::new())
+        .unwrap();
+    assert_eq!(cell.call(&plan, &facts()), Err(CallError::Workspace));
+}
+
+#[test]
+fn operator_can_choose_another_workspace() {
+    let text = "files.write = [\"/work\"]\nfiles.workspace = { kind = \"ephemeral\" }";
+    let tmpfs = |cell: &Compiled| {
+        cell.template.mounts.iter().any(
+            |mount| matches!(mount, Mount::Tmpfs { target, .. } if target == Path::new("/work")),
+        )
+    };
+    assert!(tmpfs(&with(text, &Overrides::default())));
+    let host = Overrides {
+        workspace: Some(WorkspaceKind::Host("/srv/work".into())),
+        ..Overrides::default()
+    };
+    let cell = with(text, &host);
+    assert!(!tmpfs(&cell));
+    assert_eq!(cell.template.handed_back, [PathBuf::from("/work")]);
+    assert!(!cell.resolved.is_read_only());
+}
+
+#[test]
+fn operator_can_have_paths_explained() {
+    let explain = Overrides {
+        explain_paths: Some(true),
+        ..Overrides::default()
+    };
+    assert!(with("", &explain).resolved.explain.paths);
+    assert!(!with("", &Overrides::default()).resolved.explain.paths);
+}
+
+#[test]
+fn canonical_json_does_not_depend_on_the_order_of_keys() {
+    let one = json!({ "b": [1, { "y": 1, "x": "\"" }], "a": null });
+    let other = json!({ "a": null, "b": [1, { "x": "\"", "y": 1 }] });
+    assert_eq!(canonical_json(&one), canonical_json(&other));
+    assert_eq!(
+        canonical_json(&one),
+        r#"{"a":null,"b":[1,{"x":"\"","y":1}]}"#
+    );
+}
