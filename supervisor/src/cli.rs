@@ -1,16 +1,21 @@
 //! The command line: what is asked for, and what each command needs to be there first.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use profiles::host::Host;
+use tokio_util::sync::CancellationToken;
 
 use crate::call::Cells;
 use crate::cgroup::{self, Detection};
 use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
+use crate::caller::Caller;
 use crate::ids::HostIds;
-use crate::service::Run;
+use crate::outcome::{Outcome, Tier};
+use crate::results::Results;
+use crate::service::{Asker, Run, Start};
 use crate::{dirs, launch, probe, verdict};
 
 /// Threads that serve requests; cells are processes of their own.
@@ -73,7 +78,7 @@ pub fn main() -> ExitCode {
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
         Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
         Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
     }
 }
@@ -178,12 +183,75 @@ impl Prepared {
     }
 }
 
+/// Tries every tier from the strongest down, and says what was found.
+fn examine(args: &doctor::Args) -> ExitCode {
+    let mut facts = doctor::kernel_facts();
+    let mut tier = None;
+    let detection = cgroup::detect(&cgroup::Options::default());
+    facts.push(match &detection {
+        Detection::Usable(cgroups) => {
+            doctor::Fact::fine("cgroups", cgroups.describe().join("\n"))
+        }
+        Detection::Unusable { reason, mend } => {
+            doctor::Fact::lacking("cgroups", reason.clone(), mend.clone())
+        }
+    });
+    let usable = matches!(detection, Detection::Usable(_));
+    let tries = [(TierChoice::Full, Tier::Full), (TierChoice::Rlimits, Tier::Rlimits)];
+    for (choice, tried) in tries.into_iter().skip(usize::from(!usable)) {
+        match trial(choice) {
+            Ok(outcome) => {
+                let fact = doctor::trial_fact(tried, &outcome);
+                let fine = fact.fine;
+                facts.push(fact);
+                if fine {
+                    tier = Some(tried);
+                    break;
+                }
+            }
+            Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
+        }
+    }
+    let lost = tier.map(doctor::lost).unwrap_or_default();
+    doctor::report(args, &doctor::Findings { tier, lost, facts })
+}
+
+/// Builds a cell, runs a program in it that does nothing, and removes it.
+fn trial(choice: TierChoice) -> Result<Outcome, String> {
+    let host = probe::host(host_tier(choice)).map_err(|error| error.to_string())?;
+    let prepared = prepare(choice)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let outcome = runtime.block_on(async {
+        let state = prepared.state.clone();
+        let cells = prepared.into_cells()?;
+        let tool = run::throw_away(&host)?;
+        let caller = Caller::local();
+        let start = Start {
+            call: uuid::Uuid::now_v7().simple().to_string(),
+            plan: tool
+                .compiled
+                .fill_command(vec!["/bin/true".to_owned()], &BTreeMap::new())
+                .map_err(|error| error.to_string())?,
+            tool: Arc::new(tool),
+            keep: Results::new(state).keep(&caller.id, "doctor"),
+            asker: Asker { caller, cancel: CancellationToken::new(), progress: None, terminal: false },
+        };
+        Ok(cells.run(start).await)
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
 /// Stands where cells cannot be had: each call is refused with the reason, because there is no
 /// unconfined mode, and an MCP client shows its user an answer rather than our standard error.
 struct Refusing(String);
 
 impl Run for Refusing {
-    fn run(&self, start: crate::service::Start) -> crate::service::Running<'_> {
+    fn run(&self, start: Start) -> crate::service::Running<'_> {
         let outcome = verdict::refused(&start, self.0.clone());
         Box::pin(std::future::ready(outcome))
     }

@@ -28,6 +28,17 @@ pub const DENIALS_MAX: usize = 64;
 /// Longest path that is read from a tool, with its NUL (`PATH_MAX`).
 const PATH_BYTES_MAX: usize = 4096;
 
+/// What the C library and common programs look for on every start and do well without: naming these
+/// would hide what matters.
+const ROUTINE: [&str; 6] = [
+    "/etc/ld.so.preload",
+    "/etc/selinux/config",
+    "/selinux",
+    "/sys/fs/selinux",
+    "/sys/devices/system/cpu/online",
+    "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
+];
+
 /// What the paths that a tool tries are compared with.
 #[derive(Debug, Clone)]
 pub struct Allowed {
@@ -212,6 +223,9 @@ fn is_denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> bool {
     let Ok(root) = open_root(pid) else { return false };
     let Some((found, rest)) = nearest(&root, path) else { return false };
     let absent = !rest.as_os_str().is_empty();
+    if absent && ROUTINE.iter().any(|routine| path == Path::new(routine)) {
+        return false;
+    }
     if absent && need.key != "write" {
         return is_own(&root, &found);
     }

@@ -99,6 +99,19 @@ fn tool(args: &Args, host: &Host) -> Result<Tool, ExitCode> {
         })
 }
 
+/// A tool of the `standard` base, for trying whether cells can be had at all.
+///
+/// # Errors
+/// If it does not compile for this host.
+pub fn throw_away(host: &Host) -> Result<Tool, String> {
+    let library = profiles::library::Library::builtin();
+    library
+        .resolve("standard", &profiles::resolve::Overrides::default())
+        .and_then(|resolved| catalog::compile(&resolved, host))
+        .map(|compiled| Tool::new(compiled, None))
+        .map_err(|diagnostics| catalog::reason(&diagnostics))
+}
+
 /// Finds a command that is given without a slash where the cell's `PATH` has it. With a slash it is
 /// taken as it is, and must be absolute: the cell's directories are not the caller's.
 fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> {
