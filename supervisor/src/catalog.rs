@@ -272,22 +272,21 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
     let mut problems = Vec::new();
     let (mut tools, mut roots) = (BTreeSet::new(), BTreeSet::new());
     for name in library.names() {
-        let resolved = match library.resolve(name, &sources.overrides) {
-            Ok(resolved) => resolved,
-            Err(found) => {
-                problems.extend(found.0);
-                continue;
-            }
-        };
-        roots.extend(resolved.roots.keys().cloned());
-        roots.extend(resolved.missing_roots.keys().cloned());
-        if !resolved.is_tool() {
-            continue;
-        }
-        tools.insert(name.to_owned());
+        let compiled = library
+            .resolve(name, &sources.overrides)
+            .and_then(|resolved| {
+                roots.extend(resolved.roots.keys().cloned());
+                roots.extend(resolved.missing_roots.keys().cloned());
+                resolved
+                    .is_tool()
+                    .then(|| compile(&resolved, &sources.host))
+                    .transpose()
+            });
         let wanted = sources.only.is_empty() || sources.only.iter().any(|only| only == name);
-        match compile(&resolved, &sources.host) {
-            Ok(compiled) if wanted => {
+        match compiled {
+            // A base.
+            Ok(None) => continue,
+            Ok(Some(compiled)) if wanted => {
                 let replaces = before.tools.get(name).map(Arc::as_ref);
                 let tool = Arc::new(Tool::new(compiled, replaces));
                 snapshot.tools.insert(name.to_owned(), tool);
@@ -299,6 +298,7 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
             Err(found) if !cannot_here(&found) => problems.extend(found.0),
             Ok(_) | Err(_) => {}
         }
+        tools.insert(name.to_owned());
     }
     problems.extend(unknown("tool", sources.only.iter(), &tools));
     problems.extend(unknown("root", sources.overrides.roots.keys(), &roots));

@@ -175,11 +175,13 @@ fn tool_and_root_that_no_profile_has_are_named() {
 }
 
 #[test]
-fn tool_without_its_root_or_program_is_left_out_by_name() {
+fn tool_that_lacks_something_here_is_left_out_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let text =
         profile("lost", "").replace("argv = [\"/bin/cat\"]", "argv = [\"/usr/bin/no-such\"]");
     fs::write(directory.path().join("lost.toml"), text).unwrap();
+    let text = profile("asking", "[access]\napprove = \"always\"\n");
+    fs::write(directory.path().join("asking.toml"), text).unwrap();
     let snapshot = Catalog::load(sources(directory.path())).unwrap().snapshot();
     let why = |name: &str| {
         let left_out = snapshot
@@ -197,7 +199,10 @@ fn tool_without_its_root_or_program_is_left_out_by_name() {
         why("search_docs")
     );
     assert!(why("lost").contains("/usr/bin/no-such"), "{}", why("lost"));
-    assert!(!snapshot.tools.contains_key("lost"));
+    assert!(why("asking").contains("not offered"), "{}", why("asking"));
+    for name in ["search_docs", "lost", "asking"] {
+        assert!(!snapshot.tools.contains_key(name));
+    }
 }
 
 #[test]

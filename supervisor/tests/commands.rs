@@ -1,0 +1,199 @@
+//! `list`, `check`, `explain` and `audit` as a person runs them.
+#![allow(clippy::unwrap_used)] // a test may
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const PROFILE: &str = r#"format = 1
+name = "mine"
+title = "My tool"
+description = "What it does."
+extends = ["standard"]
+files.exec = [{ path = "/bin/cat", why = "it is what runs" }]
+files.read = [{ path = "{roots.notes}", why = "what it shows" }]
+
+[roots]
+notes = { required = true, why = "the notes" }
+
+[run]
+argv = ["/bin/cat"]
+"#;
+
+/// A home of its own with one profile.
+fn home() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir_all(home.path().join("profiles")).unwrap();
+    fs::write(home.path().join("profiles/mine.toml"), PROFILE).unwrap();
+    home
+}
+
+fn toolcell(home: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_toolcell"))
+        .args(arguments)
+        .env_clear()
+        .env("HOME", home)
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("STATE_DIRECTORY", home.join("state"))
+        .current_dir(home)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn list_names_the_tools_and_how_to_get_the_others() {
+    let home = home();
+    let output = toolcell(home.path(), &["list", "--profiles", "profiles"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("--root notes=DIR"),
+        "{}",
+        stdout(&output)
+    );
+
+    let output = toolcell(
+        home.path(),
+        &[
+            "list",
+            "--profiles",
+            "profiles",
+            "--root",
+            "notes=/usr/share",
+            "--json",
+        ],
+    );
+    let tools = json(&output)["tools"].clone();
+    let mine = tools
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|tool| tool["name"] == "mine")
+        .unwrap();
+    assert_eq!(mine["annotations"]["readOnlyHint"], true);
+}
+
+#[test]
+fn profiles_of_the_user_are_found_without_being_asked_for() {
+    let home = home();
+    let own = home.path().join("config/toolcell/profiles");
+    fs::create_dir_all(&own).unwrap();
+    fs::rename(
+        home.path().join("profiles/mine.toml"),
+        own.join("mine.toml"),
+    )
+    .unwrap();
+    let output = toolcell(home.path(), &["list"]);
+    assert!(stdout(&output).contains("mine"), "{}", stdout(&output));
+}
+
+#[test]
+fn check_shows_where_and_what_and_fails() {
+    let home = home();
+    let fine = toolcell(home.path(), &["check", "profiles/mine.toml"]);
+    assert!(fine.status.success(), "{}", stderr(&fine));
+
+    let text = PROFILE.replace("description", "descriptoin");
+    fs::write(home.path().join("profiles/mine.toml"), text).unwrap();
+    let wrong = toolcell(home.path(), &["check", "profiles/mine.toml"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    let said = stderr(&wrong);
+    assert!(
+        said.contains("mine.toml:4") && said.contains("description"),
+        "{said}"
+    );
+
+    let wrong = toolcell(home.path(), &["check", "profiles/mine.toml", "--json"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert_eq!(json(&wrong)["right"], false);
+}
+
+#[test]
+fn check_of_a_file_that_is_also_in_a_directory_is_no_duplicate() {
+    let home = home();
+    let output = toolcell(
+        home.path(),
+        &["check", "profiles/mine.toml", "--profiles", "profiles"],
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn check_of_nothing_there_fails() {
+    let home = home();
+    let output = toolcell(home.path(), &["check", "profiles/other.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("other.toml"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn explain_gives_every_rule_with_its_reason() {
+    let home = home();
+    let output = toolcell(home.path(), &["explain", "profiles/mine.toml"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    for part in [
+        "mine (tool): My tool",
+        "not offered on this host",
+        "files.exec",
+        "/bin/cat",
+        "it is what runs",
+        "readOnlyHint: true",
+        "memory",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in:\n{text}");
+    }
+    let output = toolcell(home.path(), &["explain", "python", "--json"]);
+    let explained = json(&output);
+    assert!(!explained["rules"].as_array().unwrap().is_empty());
+    assert_eq!(explained["annotations"]["openWorldHint"], false);
+}
+
+#[test]
+fn explain_of_an_unknown_profile_names_the_nearest() {
+    let home = home();
+    let output = toolcell(home.path(), &["explain", "pyton"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("python"), "{}", stderr(&output));
+}
+
+#[test]
+fn root_that_is_no_pair_is_refused() {
+    let home = home();
+    let output = toolcell(home.path(), &["list", "--root", "docs"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("NAME=DIR"), "{}", stderr(&output));
+}
+
+#[test]
+fn audit_of_no_calls_is_whole_and_of_a_changed_log_is_not() {
+    let home = home();
+    let output = toolcell(home.path(), &["audit", "verify"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    fs::write(home.path().join("state/audit.jsonl"), "{\"sequence\":0}\n").unwrap();
+    let output = toolcell(home.path(), &["audit", "verify"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stdout(&output).contains("audit.jsonl:1"),
+        "{}",
+        stdout(&output)
+    );
+}
