@@ -6,9 +6,16 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub mod left;
+pub mod track;
+
+pub use left::{Host, assert_nothing_left};
+use track::Track;
 
 /// The ordinary user that tests run as when they are started by root: nobody.
 pub const USER: u32 = 65_534;
@@ -86,6 +93,8 @@ pub struct World {
     pub directory: TempDir,
     /// Variables of toolcell's environment.
     pub env: BTreeMap<String, String>,
+    /// The processes that it starts.
+    pub track: Track,
 }
 
 impl World {
@@ -107,16 +116,22 @@ impl World {
                 "XDG_CONFIG_HOME",
                 directory.path().join("config").display().to_string(),
             ),
+            ("TMPDIR", directory.path().join("tmp").display().to_string()),
         ];
         let env = env
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        Self {
+        let world = Self {
             who,
             directory,
             env,
-        }
+            track: Track::new(),
+        };
+        let temporary = world.path("tmp");
+        std::fs::create_dir(&temporary).expect("the scratch directory is writable");
+        world.give(&temporary);
+        world
     }
 
     /// A path in the scratch directory.
@@ -155,22 +170,22 @@ impl World {
     /// A command line that starts toolcell as this world's user, in a cgroup of the user's own.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = if self.who == Who::User && nix::unistd::geteuid().is_root() {
-            let mut script = String::new();
+        let mut script = self.track.enter();
+        if self.who == Who::User && nix::unistd::geteuid().is_root() {
             for procs in delegated(USER) {
                 write!(script, "echo $$ > {} && ", procs.display()).expect("a string takes it");
             }
-            script.push_str("exec setpriv --reuid \"$0\" --regid \"$0\" --clear-groups -- \"$@\"");
-            let mut command = Command::new("/bin/sh");
-            command
-                .arg("-c")
-                .arg(script)
-                .arg(USER.to_string())
-                .arg(toolcell());
-            command
+            write!(
+                script,
+                "exec setpriv --reuid {USER} --regid {USER} --clear-groups -- \"$0\" \"$@\""
+            )
+            .expect("a string takes it");
         } else {
-            Command::new(toolcell())
-        };
+            script.push_str("exec \"$0\" \"$@\"");
+        }
+        // Every step is an exec, so the child's PID is the supervisor's.
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(script).arg(toolcell());
         command
             .args(arguments)
             .env_clear()
@@ -198,6 +213,21 @@ impl World {
     #[must_use]
     pub fn call(&self, tool: &str, arguments: &Value) -> Value {
         outcome(&self.toolcell(&["call", "--json", tool, &arguments.to_string()]))
+    }
+}
+
+/// Waits until something holds, and says whether it did within the time. For what the kernel or
+/// another process brings about in its own time.
+pub fn within(at_most: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + at_most;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
