@@ -2,7 +2,7 @@
 //!
 //! It is the supervisor's own executable, started again with [`ARGUMENT`] before any thread exists,
 //! because forking from a large multi-threaded process is slow and unsound. It obeys one socket and
-//! ends, with every cell, when that socket or the supervisor's main thread does.
+//! ends, with every cell, when the supervisor does; what their calls had on the host it removes.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
 use crate::confine::{self, At, Cell};
+use crate::leftovers::Leftovers;
 use crate::mounts;
 use crate::namespaces;
 use crate::report::{Report, SetupFailure, Step};
@@ -48,6 +49,7 @@ fn serve() -> Result<(), Errno> {
             result => result?,
         };
         if length == 0 {
+            launcher.leftovers.remove_all();
             return Ok(());
         }
         match wire::decode(&buffer[..length]) {
@@ -65,13 +67,14 @@ struct Launcher {
     proof: SingleThreaded,
     socket: OwnedFd,
     templates: HashMap<u32, Template>,
+    leftovers: Leftovers,
 }
 
 impl Launcher {
     fn new() -> Result<Self, Errno> {
         let proof = SingleThreaded::check()?;
         let socket = occupy_low_numbers()?;
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // No parent-death signal: the end of the socket says the same, and leaves time to clean up.
         // Away from the terminal: an interrupt from the keyboard is for the supervisor to handle.
         match nix::unistd::setsid() {
             Ok(_) | Err(Errno::EPERM) => {}
@@ -86,6 +89,7 @@ impl Launcher {
             proof,
             socket,
             templates: HashMap::new(),
+            leftovers: Leftovers::default(),
         })
     }
 
@@ -109,11 +113,17 @@ impl Launcher {
                 self.templates.remove(&id);
                 Ok(())
             }
+            Order::Over { call } => {
+                self.leftovers.forget(call);
+                Ok(())
+            }
             Order::Start {
                 template,
                 call,
                 cgroup,
+                leftovers,
             } => {
+                self.leftovers.note(leftovers.call, leftovers.directories);
                 self.start(template, &call, cgroup, descriptors);
                 Ok(())
             }

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod init;
 pub mod landlock;
 pub mod launcher;
+mod leftovers;
 pub mod limits;
 pub mod mounts;
 pub mod namespaces;

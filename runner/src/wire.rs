@@ -1,11 +1,13 @@
 //! Messages from the supervisor to the launcher and to a cell, and how all messages are encoded.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::spec::{Call, SPEC_BYTES_MAX, Template};
 
 /// Identifies the build: supervisor and launcher are the same executable, and check it.
-pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 1");
+pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 2");
 
 /// Most descriptors in one message: the streams, the report socket, and a cgroup v1 entry for each
 /// controller.
@@ -43,7 +45,23 @@ pub enum Order {
         call: Box<Call>,
         /// How the cell enters its cgroup.
         cgroup: CgroupEntry,
+        /// What the launcher must remove if the supervisor vanishes during the call.
+        leftovers: Leftovers,
     },
+    /// The call of this number is over, and its leftovers are removed.
+    Over {
+        /// Its number.
+        call: u64,
+    },
+}
+
+/// What a call has on the host while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftovers {
+    /// A number that no other running call has.
+    pub call: u64,
+    /// Directories that will be empty once the cell has ended, children before parents.
+    pub directories: Vec<PathBuf>,
 }
 
 /// How a cell enters its cgroup.

@@ -17,7 +17,7 @@ use crate::artifacts;
 use crate::cgroup::{CellCgroup, CellLimits, Cgroups};
 use crate::denials::{Allowed, Recorded};
 use crate::ids::{Assigned, HostIds};
-use crate::launch::{LaunchError, Launcher};
+use crate::launch::{Grounds, LaunchError, Launcher};
 use crate::outcome::{Enforced, Outcome, Tier};
 use crate::service::{Asker, Run, Running, Start, Stream};
 use crate::streams::{self, Kept, Listeners, OutputLimit};
@@ -57,17 +57,40 @@ struct Prepared {
     cgroup: Option<CellCgroup>,
 }
 
+impl Prepared {
+    fn grounds(&self) -> Grounds<'_> {
+        let mut directories = self.places.temporary();
+        let (cgroup, descriptors) = match &self.cgroup {
+            Some(cgroup) => {
+                directories.extend_from_slice(cgroup.directories());
+                (cgroup.entry(), cgroup.entry_descriptors())
+            }
+            None => (CgroupEntry::None, vec![]),
+        };
+        Grounds {
+            cgroup,
+            descriptors,
+            directories,
+        }
+    }
+}
+
 impl Cells {
     /// Runs calls through a launcher. Without cgroups the tier says so.
     #[must_use]
-    pub fn new(
-        launcher: Launcher,
-        cgroups: Option<Cgroups>,
-        ids: HostIds,
-        state: PathBuf,
-    ) -> Self {
-        let tier = if cgroups.is_some() { Tier::Full } else { Tier::Rlimits };
-        Self { launcher, cgroups, ids, workspaces: Workspaces::new(state), tier }
+    pub fn new(launcher: Launcher, cgroups: Option<Cgroups>, ids: HostIds, state: PathBuf) -> Self {
+        let tier = if cgroups.is_some() {
+            Tier::Full
+        } else {
+            Tier::Rlimits
+        };
+        Self {
+            launcher,
+            cgroups,
+            ids,
+            workspaces: Workspaces::new(state),
+            tier,
+        }
     }
 
     /// What this host, or the operator's choice, lets cells enforce.
@@ -88,28 +111,50 @@ impl Cells {
         let compiled = Arc::clone(&start.tool.compiled);
         let begun = SystemTime::now();
         let prepared = self.prepare(start, &compiled)?;
-        let (watched, [stdout, stderr], denials) =
+        let (number, watched, [stdout, stderr], denials) =
             self.run_cell(start, &compiled, &prepared).await?;
-        let Prepared { places, assigned, cgroup, .. } = prepared;
+        let Prepared {
+            places,
+            assigned,
+            cgroup,
+            ..
+        } = prepared;
 
         let (files, left_out) = collect(start, &compiled, &watched, begun);
-        let events = cgroup.as_ref().and_then(|cgroup| cgroup.events().ok()).unwrap_or_default();
+        let events = cgroup
+            .as_ref()
+            .and_then(|cgroup| cgroup.events().ok())
+            .unwrap_or_default();
         let usage = verdict::usage(&watched, cgroup.as_ref().map(CellCgroup::usage));
-        let enforced = watched.confirmed.map(|_| self.enforced(&compiled, cgroup.as_ref()));
+        let enforced = watched
+            .confirmed
+            .map(|_| self.enforced(&compiled, cgroup.as_ref()));
         let emptied = watched.emptied & remove(cgroup).await;
         drop((places, assigned));
+        if emptied && let Err(error) = self.launcher.over(number).await {
+            tracing::error!(%error, "the launcher does not hear that a call is over");
+        }
 
-        let evidence = Evidence { watched, events, denials, left_out, emptied };
+        let evidence = Evidence {
+            watched,
+            events,
+            denials,
+            left_out,
+            emptied,
+        };
         let mut outcome = verdict::outcome(start, &compiled.resolved.limits, evidence);
-        for (kept, slot) in
-            [(stdout, &mut outcome.stdout), (stderr, &mut outcome.stderr)]
-        {
+        for (kept, slot) in [(stdout, &mut outcome.stdout), (stderr, &mut outcome.stderr)] {
             let Some(kept) = kept else { continue };
             let (stream, lost) = kept.publish();
             *slot = stream;
             verdict::add_reason(&mut outcome.reason, lost);
         }
-        Ok(Outcome { usage, enforced, files, ..outcome })
+        Ok(Outcome {
+            usage,
+            enforced,
+            files,
+            ..outcome
+        })
     }
 
     /// Opens, identifies and limits everything the cell will get, before anything is started.
@@ -132,7 +177,9 @@ impl Cells {
             grants: places.grants.clone(),
             protect: places.protect.clone(),
         };
-        let call = compiled.call(&start.plan, &facts).map_err(Refused::because)?;
+        let call = compiled
+            .call(&start.plan, &facts)
+            .map_err(Refused::because)?;
         let limits = &compiled.resolved.limits;
         let limits = CellLimits {
             memory: limits.memory,
@@ -140,9 +187,17 @@ impl Cells {
             cpu: limits.cpu,
             pids: limits.pids,
         };
-        let cgroup = self.cgroups.as_ref().map(|cgroups| cgroups.create(&start.call, &limits));
+        let cgroup = self
+            .cgroups
+            .as_ref()
+            .map(|cgroups| cgroups.create(&start.call, &limits));
         let cgroup = cgroup.transpose().map_err(Refused::because)?;
-        Ok(Prepared { places, assigned, call, cgroup })
+        Ok(Prepared {
+            places,
+            assigned,
+            call,
+            cgroup,
+        })
     }
 
     /// Starts the cell, watches it to its end, and returns what it wrote.
@@ -151,7 +206,7 @@ impl Cells {
         start: &Start,
         compiled: &Arc<Compiled>,
         prepared: &Prepared,
-    ) -> Result<(Watched, [Option<Kept>; 2], Recorded), Refused> {
+    ) -> Result<(u64, Watched, [Option<Kept>; 2], Recorded), Refused> {
         let limits = &compiled.resolved.limits;
         let input = input_of(start);
         let (ends, theirs) = streams::open(input.is_some()).map_err(Refused::because)?;
@@ -160,32 +215,48 @@ impl Cells {
             .template(&compiled.digest, &compiled.template)
             .await
             .map_err(Refused::because)?;
-        let (entry, descriptors) = match &prepared.cgroup {
-            Some(cgroup) => (cgroup.entry(), cgroup.entry_descriptors()),
-            None => (CgroupEntry::None, vec![]),
-        };
+        let grounds = prepared.grounds();
         let cell = self
             .launcher
-            .start(template, prepared.call.clone(), (entry, descriptors), theirs)
+            .start(template, prepared.call.clone(), grounds, theirs)
             .await
             .map_err(Refused::because)?;
+        let number = cell.number;
 
         let output = OutputLimit::new(limits.output);
         let inline = usize::try_from(limits.inline).unwrap_or(usize::MAX);
-        let feeding = ends.stdin.zip(input).map(|(stdin, from)| tokio::spawn(streams::feed(stdin, from)));
-        let drains = [(ends.stdout, Stream::Stdout), (ends.stderr, Stream::Stderr)].map(|(end, stream)| {
-            let listeners = listeners(&start.asker, stream);
-            let spool = start.keep.spool(stream);
-            tokio::spawn(streams::drain(end, stream, inline, Arc::clone(&output), spool, listeners))
-        });
+        let feeding = ends
+            .stdin
+            .zip(input)
+            .map(|(stdin, from)| tokio::spawn(streams::feed(stdin, from)));
+        let drains =
+            [(ends.stdout, Stream::Stdout), (ends.stderr, Stream::Stderr)].map(|(end, stream)| {
+                let listeners = listeners(&start.asker, stream);
+                let spool = start.keep.spool(stream);
+                tokio::spawn(streams::drain(
+                    end,
+                    stream,
+                    inline,
+                    Arc::clone(&output),
+                    spool,
+                    listeners,
+                ))
+            });
         let recorded = Arc::new(Mutex::new(Recorded::default()));
-        let rules = compiled.template.landlock.rules.iter().chain(&prepared.call.rules);
+        let rules = compiled
+            .template
+            .landlock
+            .rules
+            .iter()
+            .chain(&prepared.call.rules);
         let watched = supervise::watch(Watch {
             cell,
             compiled,
             cgroup: prepared.cgroup.as_ref(),
             output: &output,
-            allowed: Allowed { rules: rules.cloned().collect() },
+            allowed: Allowed {
+                rules: rules.cloned().collect(),
+            },
             recorded: Arc::clone(&recorded),
             cancel: start.asker.cancel.clone(),
         })
@@ -194,8 +265,12 @@ impl Cells {
             feeding.abort();
         }
         let [stdout, stderr] = drains;
-        let kept = [drained(stdout).await, drained(stderr).await];
-        Ok((watched, kept, supervise::take(&recorded)))
+        let patient = start.asker.terminal;
+        let kept = [
+            drained(stdout, patient).await,
+            drained(stderr, patient).await,
+        ];
+        Ok((number, watched, kept, supervise::take(&recorded)))
     }
 
     fn enforced(&self, compiled: &Compiled, cgroup: Option<&CellCgroup>) -> Enforced {
@@ -204,7 +279,9 @@ impl Cells {
             landlock_abi: compiled.template.landlock.abi,
             filter: compiled.filter_digest.clone(),
             cgroup: cgroup.map(CellCgroup::read_back).unwrap_or_default(),
-            namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"].map(str::to_owned).to_vec(),
+            namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"]
+                .map(str::to_owned)
+                .to_vec(),
         }
     }
 }
@@ -229,22 +306,34 @@ fn input_of(start: &Start) -> Option<Box<dyn tokio::io::AsyncRead + Send + Unpin
     if let Some(text) = &start.plan.stdin {
         return Some(Box::new(std::io::Cursor::new(text.clone())));
     }
-    start.asker.terminal.then(|| Box::new(tokio::io::stdin()) as _)
+    start
+        .asker
+        .terminal
+        .then(|| Box::new(tokio::io::stdin()) as _)
 }
 
 fn listeners(asker: &Asker, stream: Stream) -> Listeners {
     let copy = asker.terminal.then(|| match stream {
-        Stream::Stdout => Box::new(tokio::io::stdout()) as Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+        Stream::Stdout => {
+            Box::new(tokio::io::stdout()) as Box<dyn tokio::io::AsyncWrite + Send + Unpin>
+        }
         Stream::Stderr => Box::new(tokio::io::stderr()) as _,
     });
-    Listeners { progress: asker.progress.clone(), copy }
+    Listeners {
+        progress: asker.progress.clone(),
+        copy,
+    }
 }
 
-async fn drained(mut task: JoinHandle<Kept>) -> Option<Kept> {
+/// What was kept of a stream. A person who reads our output slowly is waited for.
+async fn drained(mut task: JoinHandle<Kept>, patient: bool) -> Option<Kept> {
+    if patient {
+        return task.await.ok();
+    }
     match tokio::time::timeout(DRAIN_MAX, &mut task).await {
         Ok(kept) => kept.ok(),
         Err(_) => {
-            // Somebody outside the cell holds the pipe, or our own standard output is stuck.
+            // Every writer is dead, so this can only be a bug in this program.
             task.abort();
             None
         }
@@ -281,4 +370,3 @@ async fn remove(cgroup: Option<CellCgroup>) -> bool {
         }
     }
 }
-

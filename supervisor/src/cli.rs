@@ -9,9 +9,9 @@ use profiles::host::Host;
 use tokio_util::sync::CancellationToken;
 
 use crate::call::Cells;
+use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
 use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
-use crate::caller::Caller;
 use crate::ids::HostIds;
 use crate::outcome::{Outcome, Tier};
 use crate::results::Results;
@@ -26,7 +26,13 @@ const WORKERS: usize = 2;
 #[command(name = "toolcell", version, about, propagate_version = true)]
 struct Cli {
     /// How much of the design must hold: a weaker tier is only ever used when it is named here
-    #[arg(long, global = true, value_enum, env = "TOOLCELL_TIER", default_value = "full")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        env = "TOOLCELL_TIER",
+        default_value = "full"
+    )]
     tier: TierChoice,
     #[command(subcommand)]
     command: Command,
@@ -66,15 +72,15 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log();
     match cli.command {
-        Command::Serve(args) => {
-            with_cells(cli.tier, async |host, cells| serve::run(&args, host, cells).await)
-        }
-        Command::Call(args) => {
-            with_cells(cli.tier, async |host, cells| call::run(&args, host, cells).await)
-        }
-        Command::Run(args) => {
-            with_cells(cli.tier, async |host, cells| run::run(&args, host, cells).await)
-        }
+        Command::Serve(args) => with_cells(cli.tier, true, async |host, cells| {
+            serve::run(&args, host, cells).await
+        }),
+        Command::Call(args) => with_cells(cli.tier, false, async |host, cells| {
+            call::run(&args, host, cells).await
+        }),
+        Command::Run(args) => with_cells(cli.tier, false, async |host, cells| {
+            run::run(&args, host, cells).await
+        }),
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
         Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
         Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
@@ -87,7 +93,10 @@ pub fn main() -> ExitCode {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLCELL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
@@ -108,9 +117,11 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 }
 
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
-/// the launcher (which inherits it), then threads.
+/// the launcher (which inherits it), then threads. If calls cannot be had, a server announces it
+/// before the first one is refused.
 fn with_cells(
     tier: TierChoice,
+    announce: bool,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(tier, |host| {
@@ -130,7 +141,9 @@ fn with_cells(
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
-                    tell(&format!("toolcell: calls will be refused: {reason}"));
+                    if announce {
+                        tell(&format!("toolcell: calls will be refused: {reason}"));
+                    }
                     Arc::new(Refusing(reason))
                 }
             };
@@ -167,7 +180,12 @@ fn prepare(tier: TierChoice) -> Result<Prepared, String> {
     let ids = HostIds::detect().map_err(|error| error.to_string())?;
     let launcher =
         launch::start().map_err(|error| format!("the launcher could not be started: {error}"))?;
-    Ok(Prepared { cgroups, launcher, ids, state })
+    Ok(Prepared {
+        cgroups,
+        launcher,
+        ids,
+        state,
+    })
 }
 
 impl Prepared {
@@ -189,15 +207,16 @@ fn examine(args: &doctor::Args) -> ExitCode {
     let mut tier = None;
     let detection = cgroup::detect(&cgroup::Options::default());
     facts.push(match &detection {
-        Detection::Usable(cgroups) => {
-            doctor::Fact::fine("cgroups", cgroups.describe().join("\n"))
-        }
+        Detection::Usable(cgroups) => doctor::Fact::fine("cgroups", cgroups.describe().join("\n")),
         Detection::Unusable { reason, mend } => {
             doctor::Fact::lacking("cgroups", reason.clone(), mend.clone())
         }
     });
     let usable = matches!(detection, Detection::Usable(_));
-    let tries = [(TierChoice::Full, Tier::Full), (TierChoice::Rlimits, Tier::Rlimits)];
+    let tries = [
+        (TierChoice::Full, Tier::Full),
+        (TierChoice::Rlimits, Tier::Rlimits),
+    ];
     for (choice, tried) in tries.into_iter().skip(usize::from(!usable)) {
         match trial(choice) {
             Ok(outcome) => {
@@ -238,7 +257,12 @@ fn trial(choice: TierChoice) -> Result<Outcome, String> {
                 .map_err(|error| error.to_string())?,
             tool: Arc::new(tool),
             keep: Results::new(state).keep(&caller.id, "doctor"),
-            asker: Asker { caller, cancel: CancellationToken::new(), progress: None, terminal: false },
+            asker: Asker {
+                caller,
+                cancel: CancellationToken::new(),
+                progress: None,
+                terminal: false,
+            },
         };
         Ok(cells.run(start).await)
     });
@@ -256,4 +280,3 @@ impl Run for Refusing {
         Box::pin(std::future::ready(outcome))
     }
 }
-

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use runner::report::Report;
 use runner::spec::{Call, SPEC_BYTES_MAX, Template};
-use runner::wire::{self, BUILD, CellOrder, CgroupEntry, MESSAGE_BYTES_MAX, Order};
+use runner::wire::{self, BUILD, CellOrder, CgroupEntry, Leftovers, MESSAGE_BYTES_MAX, Order};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -29,8 +30,6 @@ pub struct Started {
 
 /// Starts this very executable as a launcher, and checks that it is the same build.
 ///
-/// Must be called from the main thread, as the launcher ends with the thread that started it.
-///
 /// # Errors
 /// If it cannot be started, or answers as another build.
 pub fn start() -> io::Result<Started> {
@@ -44,14 +43,21 @@ pub fn start() -> io::Result<Started> {
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;
-    let hello = encode(&Order::Hello { build: BUILD.to_owned() })?;
+    let hello = encode(&Order::Hello {
+        build: BUILD.to_owned(),
+    })?;
     runner::sys::send(socket.as_fd(), &hello, &[])?;
     let mut answer = [0; 256];
     let (length, _) = runner::sys::receive(socket.as_fd(), &mut answer)?;
     if answer[..length] != *BUILD.as_bytes() {
-        return Err(io::Error::other("the launcher is not the same build as the supervisor"));
+        return Err(io::Error::other(
+            "the launcher is not the same build as the supervisor",
+        ));
     }
-    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    nix::fcntl::fcntl(
+        &socket,
+        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+    )?;
     Ok(Started { socket, process })
 }
 
@@ -88,6 +94,17 @@ pub struct Launcher {
     templates: Mutex<HashMap<String, u32>>,
     /// Dropped last: the launcher is reaped by the supervisor's own exit.
     _process: Child,
+}
+
+/// How a cell enters its cgroup, and what the launcher removes if the supervisor vanishes.
+#[derive(Debug)]
+pub struct Grounds<'a> {
+    /// Which kind of entry.
+    pub cgroup: CgroupEntry,
+    /// The descriptors that it speaks of.
+    pub descriptors: Vec<BorrowedFd<'a>>,
+    /// Directories that will be empty once the cell has ended, children before parents.
+    pub directories: Vec<PathBuf>,
 }
 
 /// Which template of the launcher's to use.
@@ -133,7 +150,10 @@ impl Launcher {
             return Ok(TemplateId(id));
         }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let order = Order::Template { id, template: Box::new(template.clone()) };
+        let order = Order::Template {
+            id,
+            template: Box::new(template.clone()),
+        };
         self.send(&order, &[]).await?;
         self.lock_templates().insert(digest.to_owned(), id);
         Ok(TemplateId(id))
@@ -166,35 +186,54 @@ impl Launcher {
         &self,
         TemplateId(template): TemplateId,
         call: Call,
-        cgroup: (CgroupEntry, Vec<BorrowedFd<'_>>),
+        grounds: Grounds<'_>,
         streams: Streams,
     ) -> Result<Cell, LaunchError> {
         let (ours, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
-        let ours = Cell::new(ours).map_err(LaunchError::Resources)?;
-        let (entry, directories) = cgroup;
-        let mut descriptors =
-            vec![theirs.as_fd(), streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
-        descriptors.extend(directories);
-        let order = Order::Start { template, call: Box::new(call), cgroup: entry };
+        let number = u64::from(self.next.fetch_add(1, Ordering::Relaxed));
+        let ours = Cell::new(ours, number).map_err(LaunchError::Resources)?;
+        let mut descriptors = vec![
+            theirs.as_fd(),
+            streams.stdin.as_fd(),
+            streams.stdout.as_fd(),
+            streams.stderr.as_fd(),
+        ];
+        descriptors.extend(grounds.descriptors);
+        let leftovers = Leftovers {
+            call: number,
+            directories: grounds.directories,
+        };
+        let order = Order::Start {
+            template,
+            call: Box::new(call),
+            cgroup: grounds.cgroup,
+            leftovers,
+        };
         self.send(&order, &descriptors).await?;
         Ok(ours)
     }
 
-    async fn send(
-        &self,
-        order: &Order,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(), LaunchError> {
+    /// Tells the launcher that what this cell had on the host is removed.
+    ///
+    /// # Errors
+    /// If the launcher has gone.
+    pub async fn over(&self, number: u64) -> Result<(), LaunchError> {
+        self.send(&Order::Over { call: number }, &[]).await
+    }
+
+    async fn send(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
         let bytes = encode(order).map_err(LaunchError::Gone)?;
         if bytes.len() > SPEC_BYTES_MAX {
-            return Err(LaunchError::TooLong { bytes: bytes.len(), max: SPEC_BYTES_MAX });
+            return Err(LaunchError::TooLong {
+                bytes: bytes.len(),
+                max: SPEC_BYTES_MAX,
+            });
         }
         let _turn = self.sending.lock().await;
         loop {
             let mut ready = self.socket.writable().await.map_err(LaunchError::Gone)?;
-            let sent = ready.try_io(|socket| {
-                Ok(runner::sys::send(socket.as_fd(), &bytes, descriptors)?)
-            });
+            let sent =
+                ready.try_io(|socket| Ok(runner::sys::send(socket.as_fd(), &bytes, descriptors)?));
             match sent {
                 Ok(result) => return result.map_err(LaunchError::Gone),
                 Err(_would_block) => {}
@@ -203,7 +242,9 @@ impl Launcher {
     }
 
     fn lock_templates(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
-        self.templates.lock().unwrap_or_else(PoisonError::into_inner)
+        self.templates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -212,14 +253,23 @@ impl Launcher {
 /// Dropping it ends the cell: its first process exits at the end of file.
 #[derive(Debug)]
 pub struct Cell {
+    /// The launcher's number for the call.
+    pub number: u64,
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
 }
 
 impl Cell {
-    fn new(socket: OwnedFd) -> io::Result<Self> {
-        nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-        Ok(Self { socket: crate::descriptor::watch(socket, Interest::READABLE)?, buffer: vec![0; 4096] })
+    fn new(socket: OwnedFd, number: u64) -> io::Result<Self> {
+        nix::fcntl::fcntl(
+            &socket,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
+        Ok(Self {
+            number,
+            socket: crate::descriptor::watch(socket, Interest::READABLE)?,
+            buffer: vec![0; 4096],
+        })
     }
 
     /// The next report with its descriptors; `None` once nobody is left to report. Cancel-safe.
@@ -231,8 +281,7 @@ impl Cell {
         loop {
             let mut ready = self.socket.readable().await?;
             let buffer = &mut self.buffer;
-            let received =
-                ready.try_io(|socket| Ok(runner::sys::receive(socket.as_fd(), buffer)?));
+            let received = ready.try_io(|socket| Ok(runner::sys::receive(socket.as_fd(), buffer)?));
             match received {
                 Err(_would_block) => {}
                 Ok(Err(error)) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => {
@@ -292,7 +341,12 @@ impl FirstProcess {
 }
 
 fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
 }
 
 fn encode<T: serde::Serialize>(message: &T) -> io::Result<Vec<u8>> {

@@ -65,7 +65,18 @@ pub struct Places {
     /// The user the cell must run as, if not the assigned one: the owner of a host workspace.
     pub run_as: Option<Ids>,
     /// Removed when the call is over.
-    _work: Option<tempfile::TempDir>,
+    work: Option<tempfile::TempDir>,
+}
+
+impl Places {
+    /// Directories that are removed when the call is over, children before parents.
+    #[must_use]
+    pub fn temporary(&self) -> Vec<PathBuf> {
+        // An overlay makes one directory in its work directory (kernel: filesystems/overlayfs).
+        let work = self.work.iter().map(tempfile::TempDir::path);
+        work.flat_map(|path| [path.join("work"), path.to_owned()])
+            .collect()
+    }
 }
 
 /// Where named workspaces and the overlays' work directories are.
@@ -95,20 +106,31 @@ impl Workspaces {
         as_root: bool,
     ) -> Result<Places, WorkspaceError> {
         let own = |owner: Ids| as_root && owner != assigned.ids;
-        let grants = grants.iter().map(|grant| open_grant(grant, own)).collect::<Result<_, _>>()?;
+        let grants = grants
+            .iter()
+            .map(|grant| open_grant(grant, own))
+            .collect::<Result<_, _>>()?;
         let directory = match &profile.workspace {
             Workspace::Ephemeral { .. } | Workspace::None => None,
             Workspace::Host { path } => Some(path.clone()),
             Workspace::Named { name } => Some(self.named(caller, name)?),
         };
         let Some(directory) = directory else {
-            return Ok(Places { workspace: None, grants, protect: vec![], run_as: None, _work: None });
+            return Ok(Places {
+                workspace: None,
+                grants,
+                protect: vec![],
+                run_as: None,
+                work: None,
+            });
         };
         let failed = |what: String| WorkspaceError::Directory {
             path: directory.display().to_string(),
             what,
         };
-        let canonical = directory.canonicalize().map_err(|error| failed(io_text(&error)))?;
+        let canonical = directory
+            .canonicalize()
+            .map_err(|error| failed(io_text(&error)))?;
         let root = open_directory(&canonical).map_err(|error| failed(text(error)))?;
         let owner = owner_of(&root).map_err(|error| failed(text(error)))?;
         let protect = protected(&root, profile)?;
@@ -116,7 +138,9 @@ impl Workspaces {
         // to the cell as its own, by an idmapped mount.
         let run_as = (own(owner) && owner.uid != 0).then_some(owner);
         let idmapped = own(owner) && owner.uid == 0;
-        let absent = protect.iter().any(|fact| fact.state == ProtectState::Absent);
+        let absent = protect
+            .iter()
+            .any(|fact| fact.state == ProtectState::Absent);
         if absent && idmapped {
             return Err(failed(
                 "a directory of root's with protected names that do not exist yet; hint: let an \
@@ -124,28 +148,46 @@ impl Workspaces {
                     .to_owned(),
             ));
         }
-        let work = if absent { Some(self.work(&root, run_as, &failed)?) } else { None };
+        let work = if absent {
+            Some(self.work(&root, run_as, &failed)?)
+        } else {
+            None
+        };
         let workspace = WorkspaceFact {
             source: canonical,
             identity: identity(&root).map_err(|error| failed(text(error)))?,
             owner: idmapped.then_some(owner),
             work: work.as_ref().map(|work| work.path().to_owned()),
         };
-        Ok(Places { workspace: Some(workspace), grants, protect, run_as, _work: work })
+        Ok(Places {
+            workspace: Some(workspace),
+            grants,
+            protect,
+            run_as,
+            work,
+        })
     }
 
     /// The directory of a named workspace, made if it is missing. Callers do not see each other's.
     fn named(&self, caller: &str, name: &str) -> Result<PathBuf, WorkspaceError> {
-        let failed = |what: String| WorkspaceError::Directory { path: name.to_owned(), what };
+        let failed = |what: String| WorkspaceError::Directory {
+            path: name.to_owned(),
+            what,
+        };
         let plain = !name.is_empty()
             && name.len() <= NAME_BYTES_MAX
             && !name.starts_with('.')
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !plain {
             return Err(failed("expected a plain name".to_owned()));
         }
-        let caller: String =
-            Sha256::digest(caller.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect();
+        let caller: String = Sha256::digest(caller.as_bytes())
+            .iter()
+            .take(16)
+            .map(|b| format!("{b:02x}"))
+            .collect();
         let mut path = self.state.clone();
         for part in ["workspaces", &caller, name] {
             path.push(part);
@@ -189,9 +231,17 @@ impl Workspaces {
 
 /// Opens what a path argument names.
 fn open_grant(grant: &Grant, own: impl Fn(Ids) -> bool) -> Result<GrantFact, WorkspaceError> {
-    let failed = |what: String| WorkspaceError::Argument { argument: grant.argument.clone(), what };
-    let root = open_directory(&grant.root)
-        .map_err(|error| failed(format!("its root `{}`: {}", grant.root.display(), text(error))))?;
+    let failed = |what: String| WorkspaceError::Argument {
+        argument: grant.argument.clone(),
+        what,
+    };
+    let root = open_directory(&grant.root).map_err(|error| {
+        failed(format!(
+            "its root `{}`: {}",
+            grant.root.display(),
+            text(error)
+        ))
+    })?;
     let shown = grant.relative.display();
     let (opened, is_parent) = match open_beneath(&root, &grant.relative) {
         Err(Errno::ENOENT) if grant.want.existence == Existence::MayBeCreated => {
@@ -200,13 +250,18 @@ fn open_grant(grant: &Grant, own: impl Fn(Ids) -> bool) -> Result<GrantFact, Wor
                 .map_err(|error| failed(format!("its parent directory: {}", lookup(error))))?;
             (opened, true)
         }
-        result => (result.map_err(|error| failed(format!("`{shown}`: {}", lookup(error))))?, false),
+        result => (
+            result.map_err(|error| failed(format!("`{shown}`: {}", lookup(error))))?,
+            false,
+        ),
     };
     let stat = fstat(&opened).map_err(|error| failed(text(error)))?;
     let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
     let directory = kind == SFlag::S_IFDIR;
     if !directory && kind != SFlag::S_IFREG {
-        return Err(failed(format!("`{shown}` is neither a file nor a directory")));
+        return Err(failed(format!(
+            "`{shown}` is neither a file nor a directory"
+        )));
     }
     let wanted = match grant.want.kind {
         WantKind::Directory => directory,
@@ -217,12 +272,18 @@ fn open_grant(grant: &Grant, own: impl Fn(Ids) -> bool) -> Result<GrantFact, Wor
         let found = if directory { "a directory" } else { "a file" };
         return Err(failed(format!("`{shown}` is {found}")));
     }
-    let owner = Ids { uid: stat.st_uid, gid: stat.st_gid };
+    let owner = Ids {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    };
     let source = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
         .map_err(|error| failed(io_text(&error)))?;
     Ok(GrantFact {
         source,
-        identity: Identity { dev: stat.st_dev, ino: stat.st_ino },
+        identity: Identity {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        },
         directory,
         owner: own(owner).then_some(owner),
     })
@@ -247,18 +308,31 @@ fn protected(root: &OwnedFd, profile: &Resolved) -> Result<Vec<ProtectFact>, Wor
                 _ => ProtectState::File,
             },
         };
-        facts.push(ProtectFact { relative: relative.clone(), state });
+        facts.push(ProtectFact {
+            relative: relative.clone(),
+            state,
+        });
     }
     Ok(facts)
 }
 
 /// Opens a path beneath a directory: no link of any kind is followed, and it is not left.
 pub fn open_beneath(root: &OwnedFd, relative: &Path) -> Result<OwnedFd, Errno> {
-    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+    let relative = if relative.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        relative
+    };
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    openat2(root, relative, OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve))
+    openat2(
+        root,
+        relative,
+        OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(resolve),
+    )
 }
 
 /// Opens a directory of the host whose path has no link in it.
@@ -270,12 +344,18 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
 
 fn identity(file: &OwnedFd) -> Result<Identity, Errno> {
     let stat = fstat(file)?;
-    Ok(Identity { dev: stat.st_dev, ino: stat.st_ino })
+    Ok(Identity {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+    })
 }
 
 fn owner_of(file: &OwnedFd) -> Result<Ids, Errno> {
     let stat = fstat(file)?;
-    Ok(Ids { uid: stat.st_uid, gid: stat.st_gid })
+    Ok(Ids {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    })
 }
 
 /// The mount that a descriptor is on (`mnt_id` in proc_pid_fdinfo(5)).
