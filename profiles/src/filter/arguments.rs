@@ -253,12 +253,18 @@ fn huge_pages(flags: u8, huge: u32) -> Decision {
     )
 }
 
+/// A memory file of huge pages is answered as by a kernel that does not have them, because programs
+/// find out what there is by flags that no kernel knows: Chromium asks with all of them, and stops
+/// at an answer other than `EINVAL`, `ENOSYS` or `EPERM`.
+const NO_HUGE_MEMFD: Action = Action::Deny(Errno::Invalid);
+
 /// Landlock has no say over memory files, so one that can be executed would carry any program past
 /// the profile's `exec`. With `MFD_NOEXEC_SEAL` the kernel makes one that cannot; other callers get
 /// such a one from the supervisor.
 fn memfd_create(facts: FilterFacts) -> Decision {
     const MFD_NOEXEC_SEAL: u32 = 0x8;
-    let mut decision = huge_pages(1, MFD_HUGETLB);
+    let small = Case::allow([none_of(1, MFD_HUGETLB)]);
+    let mut decision = Decision::only([small], NO_HUGE_MEMFD);
     if facts.memfd_exec {
         return decision;
     }

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Installs what the tests need of Debian (12 or 13). As root it runs apt once, and only if something
+# is missing; as an ordinary user it says what is missing, and the tests that need it are skipped by
+# name. `git` and the like must be those in /usr/bin: a cell shows the system's programs.
+set -eu
+
+# One line for each package: its name, and a file that is there once it is installed.
+packages() {
+  cat <<'LIST'
+bsdutils /usr/bin/script
+chromium-headless-shell /usr/bin/chromium-headless-shell
+default-jdk-headless /usr/bin/javac
+ffmpeg /usr/bin/ffmpeg
+fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
+gcc /usr/bin/gcc
+git /usr/bin/git
+jq /usr/bin/jq
+libc6-dev /usr/include/stdio.h
+make /usr/bin/make
+nodejs /usr/bin/node
+perl /usr/bin/perl
+python3 /usr/bin/python3
+python3-venv /usr/share/doc/python3-venv
+ripgrep /usr/bin/rg
+sqlite3 /usr/bin/sqlite3
+tar /bin/tar
+tmux /usr/bin/tmux
+util-linux /usr/bin/setpriv
+xz-utils /usr/bin/xz
+LIST
+}
+
+missing=$(packages | while read -r package file; do
+  [ -e "$file" ] || printf ' %s' "$package"
+done)
+
+if [ -z "$missing" ]; then
+  exit 0
+fi
+if [ "$(id -u)" -ne 0 ]; then
+  echo "install-dependencies: missing:$missing" >&2
+  echo "hint: run \`apt-get install --no-install-recommends$missing\` as root" >&2
+  exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update
+# shellcheck disable=SC2086  # each word is a package
+apt-get install -y --no-install-recommends $missing
