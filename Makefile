@@ -1,0 +1,30 @@
+# What is done with this repository. `make` alone lists it.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+# Seconds for each target of `make fuzz`.
+FUZZ_SECONDS ?= 60
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help build check test fuzz install
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the `toolcell` executable, optimised
+	$(CARGO) build --release --locked -p toolcell
+
+check: ## Check format, lints and licences; no test runs
+	integration-tests/run.sh check
+
+test: ## Install what the tests need, then check and test everything, as root and as an ordinary user
+	integration-tests/run.sh all
+
+fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
+	fuzz/run.sh $(FUZZ_SECONDS)
+
+install: build ## Install the executable below PREFIX
+	install -D -m 0755 $(TARGET)/release/toolcell $(DESTDIR)$(PREFIX)/bin/toolcell
