@@ -11,8 +11,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod editors;
 mod text;
 
+pub use editors::json_schema;
 pub(crate) use text::HINT_MARK;
 pub use text::{At, Count, FromText, HumanDuration, Rate, Short, Size};
 
@@ -24,8 +26,10 @@ pub const FORMAT: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Version of this format: 1.
+    #[schemars(range(min = 1, max = 1))]
     pub format: At<u32>,
     /// Name of the profile, which is the MCP tool's name; lower case.
+    #[schemars(regex(pattern = "^[a-z][a-z0-9_-]{0,63}$"))]
     pub name: At<String>,
     /// Title shown to people.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -469,15 +473,6 @@ pub struct Explain {
     /// Whether denied paths are named, at some cost for every path the tool touches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub paths: Option<At<bool>>,
-}
-
-/// The JSON Schema of a profile, for editors.
-#[must_use]
-pub fn json_schema() -> serde_json::Value {
-    let schema = schemars::generate::SchemaSettings::draft2020_12()
-        .into_generator()
-        .into_root_schema_for::<Profile>();
-    schema.to_value()
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature

@@ -1,6 +1,8 @@
 //! What a model may send that it should not: each gets a message that names the argument, says what
 //! was expected and what was found, and never repeats more than a line of it.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod debian;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! Profiles that are wrong: each gets a message that says where, what was expected, and what would
 //! mend it. The messages are snapshots, because they are what people see.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+
 mod debian;
 
 use profiles::diagnostics::{Kind, PROFILE_BYTES_MAX};

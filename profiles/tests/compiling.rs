@@ -1,5 +1,8 @@
 //! What profiles and calls are compiled to: each test is one property of the cell.
 
+#![allow(clippy::unwrap_used)] // a panic is how a test fails
+#![allow(clippy::similar_names)] // `cell` and `call` are the words for it
+
 mod debian;
 
 use std::collections::BTreeMap;
