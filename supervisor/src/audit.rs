@@ -6,6 +6,7 @@
 //! last hash, and every result carries its receipt's, to be kept elsewhere.
 
 mod chain;
+mod end;
 mod log;
 mod verify;
 

@@ -15,6 +15,7 @@ use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 
 use super::AuditError;
 use super::chain::{BreakReason, Entry, FORMAT, LINE_BYTES_MAX, Line, Link, digest};
+use super::end::{Judgement, judge, read_end};
 
 /// The file that is written.
 pub const LOG_FILE: &str = "audit.jsonl";
@@ -31,9 +32,6 @@ pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
 /// Size of the head file; it never changes, so that rewriting it needs no truncation.
 const HEAD_BYTES: usize = 128;
-/// How far back from the log's end the line that the head names is looked for. A crash between the
-/// two writes leaves the head one line behind.
-const LOOK_BACK_BYTES: u64 = 4 * LINE_BYTES_MAX as u64;
 const KEY_BYTES: usize = 32;
 /// Permission bits of every file: receipts are nobody else's business.
 const MODE: u32 = 0o600;
@@ -108,27 +106,18 @@ impl Log {
         if inode == locked.left.inode && needed <= reserved {
             return Ok(());
         }
-        let room = (needed - locked.left.bytes).max(RESERVE_BYTES);
-        let (Ok(from), Ok(length)) = (i64::try_from(locked.left.bytes), i64::try_from(room)) else {
-            return Err(self.error(
-                "set aside room in",
-                LOG_FILE,
-                io::ErrorKind::FileTooLarge.into(),
-            ));
+        let end = locked.left.bytes;
+        let exactly = needed - end;
+        // In large steps, so that it is not done for each call; a disk that is nearly full has room
+        // for this call all the same.
+        let reserved = match set_aside(&locked.log, end, exactly.max(RESERVE_BYTES)) {
+            Err(Errno::ENOSPC) => set_aside(&locked.log, end, exactly).map(|()| needed),
+            other => other.map(|()| end + exactly.max(RESERVE_BYTES)),
         };
-        match fallocate(
-            &locked.log,
-            FallocateFlags::FALLOC_FL_KEEP_SIZE,
-            from,
-            length,
-        ) {
-            // Some file systems cannot set room aside: there, the append itself will tell.
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                self.reserved = (locked.left.inode, locked.left.bytes + room);
-                Ok(())
-            }
-            Err(errno) => Err(self.error("set aside room in", LOG_FILE, errno.into())),
-        }
+        let reserved =
+            reserved.map_err(|errno| self.error("set aside room in", LOG_FILE, errno.into()))?;
+        self.reserved = (locked.left.inode, reserved);
+        Ok(())
     }
 
     /// Appends one line, and says where it went.
@@ -392,6 +381,18 @@ pub fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Has the disk set aside room behind the end of a file.
+fn set_aside(log: &File, end: u64, bytes: u64) -> nix::Result<()> {
+    let (Ok(end), Ok(bytes)) = (i64::try_from(end), i64::try_from(bytes)) else {
+        return Err(Errno::EFBIG);
+    };
+    match fallocate(log, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, bytes) {
+        // Some file systems cannot: there, the append itself will tell.
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        other => other,
+    }
+}
+
 /// Reads what the head file says: nothing if it is new or no head.
 pub fn read_head(head: &File) -> io::Result<Option<Link>> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES);
@@ -417,88 +418,4 @@ fn header(key: String) -> Entry {
 
 fn set_aside_name(next: u64, attempt: u8) -> String {
     format!("audit-{next:012}-{attempt:03}.jsonl")
-}
-
-/// The end of the log as it lies on the disk.
-#[derive(Debug, Default)]
-struct End {
-    /// Bytes up to the last newline.
-    whole_bytes: u64,
-    /// Whether more comes after it.
-    torn: bool,
-    /// The last whole line's link; nothing if there is none or it is no line of ours.
-    last: Option<Link>,
-    /// Links of the lines before it, as far as we looked.
-    before: Vec<Link>,
-}
-
-fn read_end(log: &File, bytes: u64) -> io::Result<End> {
-    let from = bytes.saturating_sub(LOOK_BACK_BYTES);
-    let length = usize::try_from(bytes - from).expect("LOOK_BACK_BYTES fits every pointer size");
-    let mut text = vec![0; length];
-    log.read_exact_at(&mut text, from)?;
-    let whole = text
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |newline| newline + 1);
-    let mut links: Vec<_> = text[..whole]
-        .split(|byte| *byte == b'\n')
-        .map(|line| {
-            let line = std::str::from_utf8(line).ok()?;
-            Line::decode(line).ok().map(|(_, link)| link)
-        })
-        .collect();
-    // After the last newline comes an empty piece, which is no line.
-    links.pop();
-    let last = links.pop().flatten();
-    Ok(End {
-        whole_bytes: from + whole as u64,
-        torn: whole < text.len(),
-        last,
-        before: links.into_iter().flatten().collect(),
-    })
-}
-
-enum Judgement {
-    /// There is nothing yet: begin here.
-    New(Link),
-    /// Nothing happened to it: go on here.
-    Whole(Link),
-    /// The same, but for a piece of a line.
-    Torn(Link),
-    /// Something did: record it, and go on here in a new file.
-    Broken(BreakReason, Link),
-}
-
-/// Compares the log's end with what the head file says it is.
-fn judge(end: &End, expected: Option<&Link>) -> Judgement {
-    match (&end.last, expected) {
-        (None, None) if end.whole_bytes == 0 => Judgement::New(Link::origin()),
-        (None, expected) => {
-            let reason = if end.whole_bytes == 0 {
-                BreakReason::Cut
-            } else {
-                BreakReason::Unreadable
-            };
-            Judgement::Broken(reason, expected.cloned().unwrap_or_else(Link::origin))
-        }
-        (Some(last), None) => Judgement::Broken(BreakReason::HeadMissing, last.clone()),
-        (Some(last), Some(expected)) => {
-            // A crash between the two writes leaves the head behind, never ahead.
-            if last == expected || end.before.contains(expected) {
-                if end.torn {
-                    Judgement::Torn(last.clone())
-                } else {
-                    Judgement::Whole(last.clone())
-                }
-            } else {
-                let further = if last.records > expected.records {
-                    last
-                } else {
-                    expected
-                };
-                Judgement::Broken(BreakReason::Cut, further.clone())
-            }
-        }
-    }
 }
