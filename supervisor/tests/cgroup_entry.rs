@@ -21,7 +21,12 @@ fn main() {
             return;
         }
     };
-    let limits = CellLimits { memory: 64 << 20, swap: 0, cpu: 1.0, pids: 1 };
+    let limits = CellLimits {
+        memory: 64 << 20,
+        swap: 0,
+        cpu: 1.0,
+        pids: 1,
+    };
     let group = cgroups.create(NAME, &limits).expect("a group");
     let within = clone_into(&group);
     let of_ours = |line: &&str| line.contains(NAME);
@@ -30,8 +35,13 @@ fn main() {
     // The child was the only process that the group has seen, and one is its whole allowance.
     assert_eq!(group.events().expect("counters").pids_denied, 0);
     assert!(group.is_empty(), "the child has been waited for");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(group.remove()).expect("removed");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime
+        .expect("a runtime")
+        .block_on(group.remove())
+        .expect("removed");
     println!("test {NAME} ... ok\n\n1 passed, 0 failed");
 }
 
@@ -62,7 +72,9 @@ fn clone_into(group: &CellCgroup) -> String {
         Forked::Parent(child) => {
             drop(write);
             let mut says = String::new();
-            std::fs::File::from(read).read_to_string(&mut says).expect("what it says");
+            std::fs::File::from(read)
+                .read_to_string(&mut says)
+                .expect("what it says");
             let pid = nix::unistd::Pid::from_raw(child.pid);
             nix::sys::wait::waitpid(pid, None).expect("its end");
             says
