@@ -330,14 +330,12 @@ async fn drained(mut task: JoinHandle<Kept>, patient: bool) -> Option<Kept> {
     if patient {
         return task.await.ok();
     }
-    match tokio::time::timeout(DRAIN_MAX, &mut task).await {
-        Ok(kept) => kept.ok(),
-        Err(_) => {
-            // Every writer is dead, so this can only be a bug in this program.
-            task.abort();
-            None
-        }
+    if let Ok(kept) = tokio::time::timeout(DRAIN_MAX, &mut task).await {
+        return kept.ok();
     }
+    // Every writer is dead, so this can only be a bug in this program.
+    task.abort();
+    None
 }
 
 /// Collects the workspace's `out/`.

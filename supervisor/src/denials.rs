@@ -5,7 +5,6 @@
 //! memory that the tool can change meanwhile, so nothing is ever decided by it.
 
 use std::collections::BTreeMap;
-use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
@@ -124,7 +123,9 @@ fn is_readable(listener: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::ZERO)?;
-    Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)))
+    Ok(fds[0]
+        .revents()
+        .is_some_and(|events| events.contains(PollFlags::POLLIN)))
 }
 
 /// Answers one notification; returns what was denied by it.
@@ -140,11 +141,23 @@ fn handle(
         let _ = sys::answer(listener.as_fd(), call.id, answer);
     };
     match policy.classify(number, &call.arguments) {
-        Notification::Denied { what, errno, rule, allow } => {
+        Notification::Denied {
+            what,
+            errno,
+            rule,
+            allow,
+        } => {
             answer(Answer::Fail(Errno::from_raw(i32::from(errno.number()))));
-            let allow_with =
-                allow.map(|name| format!("syscalls.allow = [\"{name}\"]")).unwrap_or_default();
-            Some(Denial { kind: DenialKind::Syscall, what, rule, allow_with, count: 1 })
+            let allow_with = allow
+                .map(|name| format!("syscalls.allow = [\"{name}\"]"))
+                .unwrap_or_default();
+            Some(Denial {
+                kind: DenialKind::Syscall,
+                what,
+                rule,
+                allow_with,
+                count: 1,
+            })
         }
         Notification::SealedMemfd => {
             if let Err(error) = give_sealed_memfd(listener, call) {
@@ -173,10 +186,7 @@ fn handle(
 
 /// Answers `memfd_create` with a file that cannot be executed, as executing is allowed beneath the
 /// profile's `files.exec` only, and a memory file is beneath nothing.
-fn give_sealed_memfd(
-    listener: &AsyncFd<OwnedFd>,
-    call: &sys::Notification,
-) -> Result<(), Errno> {
+fn give_sealed_memfd(listener: &AsyncFd<OwnedFd>, call: &sys::Notification) -> Result<(), Errno> {
     const CLOEXEC: u64 = 1;
     const ALLOW_SEALING: u64 = 2;
     const NOEXEC_SEAL: u64 = 8;
@@ -188,7 +198,12 @@ fn give_sealed_memfd(
     // The caller's name for it only shows in its own /proc/self/fd.
     // Before Linux 6.3 there is no such file: then there is none at all, and programs fall back.
     let file = sys::memfd_without_exec(c"toolcell", sealing).map_err(|_| Errno::ENOSYS)?;
-    sys::answer_with_descriptor(listener.as_fd(), call.id, file.as_fd(), flags & CLOEXEC != 0)
+    sys::answer_with_descriptor(
+        listener.as_fd(),
+        call.id,
+        file.as_fd(),
+        flags & CLOEXEC != 0,
+    )
 }
 
 struct Need {
@@ -205,13 +220,29 @@ fn need_of(call: &PathCall, arguments: &[u64; 6]) -> Need {
     const READ_FILE: u64 = 1 << 2;
     const READ_DIR: u64 = 1 << 3;
     if call.effect == Effect::Execute {
-        Need { verb: "execute", key: "exec", right: EXECUTE }
+        Need {
+            verb: "execute",
+            key: "exec",
+            right: EXECUTE,
+        }
     } else if call.writes_with(arguments) {
-        Need { verb: "write", key: "write", right: WRITE_FILE }
+        Need {
+            verb: "write",
+            key: "write",
+            right: WRITE_FILE,
+        }
     } else if call.effect == Effect::Look {
-        Need { verb: "look at", key: "read", right: READ_FILE | READ_DIR }
+        Need {
+            verb: "look at",
+            key: "read",
+            right: READ_FILE | READ_DIR,
+        }
     } else {
-        Need { verb: "read", key: "read", right: READ_FILE | READ_DIR }
+        Need {
+            verb: "read",
+            key: "read",
+            right: READ_FILE | READ_DIR,
+        }
     }
 }
 
@@ -220,8 +251,12 @@ fn need_of(call: &PathCall, arguments: &[u64; 6]) -> Need {
 /// What is absent from a directory that the cell does have is no denial: it is absent for
 /// everybody, or the tool's own affair.
 fn is_denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> bool {
-    let Ok(root) = open_root(pid) else { return false };
-    let Some((found, rest)) = nearest(&root, path) else { return false };
+    let Ok(root) = open_root(pid) else {
+        return false;
+    };
+    let Some((found, rest)) = nearest(&root, path) else {
+        return false;
+    };
     let absent = !rest.as_os_str().is_empty();
     if absent && ROUTINE.iter().any(|routine| path == Path::new(routine)) {
         return false;
@@ -234,7 +269,8 @@ fn is_denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> bool {
         return false;
     };
     let canonical = canonical.join(rest);
-    let leads_on = need.key == "read" && allowed.rules.iter().any(|r| r.path.starts_with(&canonical));
+    let leads_on =
+        need.key == "read" && allowed.rules.iter().any(|r| r.path.starts_with(&canonical));
     !leads_on && !covers(&allowed.rules, &canonical, need.right)
 }
 
@@ -259,7 +295,9 @@ fn open_root(pid: u32) -> Result<OwnedFd, Errno> {
 /// opened for more than its place (`O_PATH`).
 fn nearest(root: &OwnedFd, path: &Path) -> Option<(OwnedFd, PathBuf)> {
     let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(resolve);
     for ancestor in path.ancestors() {
         match openat2(root, ancestor, how) {
             Ok(found) => return Some((found, path.strip_prefix(ancestor).ok()?.to_owned())),
@@ -288,7 +326,8 @@ fn paths_of(call: &sys::Notification, path_call: &PathCall) -> Vec<PathBuf> {
                 Place::At(directory, path) => {
                     // The kernel looks at the low 32 bits only.
                     #[allow(clippy::cast_possible_truncation)]
-                    let fd = call.arguments[usize::from(directory)] as u32 as c_int;
+                    let fd = call.arguments[usize::from(directory)] as u32;
+                    let fd = fd.cast_signed();
                     let base = if fd == nix::libc::AT_FDCWD {
                         "cwd".to_owned()
                     } else {

@@ -13,6 +13,7 @@ pub mod commands;
 pub mod denials;
 pub mod descriptor;
 pub mod dirs;
+pub mod disk;
 pub mod facts;
 pub mod ids;
 pub mod launch;

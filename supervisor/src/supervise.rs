@@ -5,21 +5,23 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::statvfs::fstatvfs;
 use profiles::compile::Compiled;
-use profiles::resolve::Limits;
+use profiles::resolve::{Limits, Workspace};
 use runner::report::{Confirmed, End, Report, SetupFailure, Step, Usage};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::CellCgroup;
 use crate::denials::{self, Allowed, Recorded};
 use crate::launch::{Cell, FirstProcess};
-use crate::processes;
 use crate::streams::OutputLimit;
+use crate::{disk, processes};
 
 /// Longest a cell may take from its launch to its exec.
 pub const SETUP_MAX: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ pub enum Ending {
     Pids,
     /// Output.
     Output,
-    /// A directory in the cell that is on the host's disk grew past its limit.
+    /// A workspace on the host's disk grew past its limit.
     Disk,
     /// The caller's wish.
     Cancelled,
@@ -105,6 +107,9 @@ struct Course<'a> {
     kill_at: Option<Instant>,
     killed_at: Option<Instant>,
     listener: Option<JoinHandle<()>>,
+    /// Told when a workspace on the host's disk has grown past the limit.
+    grown: Arc<Notify>,
+    measuring: Option<AbortOnDropHandle<()>>,
     reports_end: bool,
 }
 
@@ -131,6 +136,8 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
         kill_at: None,
         killed_at: None,
         listener: None,
+        grown: Arc::default(),
+        measuring: None,
         reports_end: false,
     };
     course.run().await;
@@ -142,6 +149,7 @@ impl Course<'_> {
         let mut look = interval_at((self.launched + LOOK_EVERY).into(), LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let cancel = self.watch.cancel.clone();
+        let grown = Arc::clone(&self.grown);
         loop {
             let first = self.first.clone();
             let next = self.next_deadline();
@@ -155,6 +163,7 @@ impl Course<'_> {
                 () = cancel.cancelled(), if self.may_be_ended() => self.end(Ending::Cancelled),
                 () = self.watch.output.passed.notified() => self.end(Ending::Output),
                 () = event(self.watch.cgroup), if self.watch.cgroup.is_some() => self.look_at_events(),
+                () = grown.notified() => self.end(Ending::Disk),
                 _ = look.tick() => self.look(),
                 () = sleep_until(next.into()) => {
                     if self.pass_deadline() {
@@ -180,12 +189,19 @@ impl Course<'_> {
                 let process = descriptors.into_iter().next();
                 self.first = process.and_then(|pidfd| FirstProcess::new(pid, pidfd).ok());
                 if self.first.is_none() {
-                    self.fail(SetupFailure { step: Step::Clone, errno: 0, index: 0 });
+                    self.fail(SetupFailure {
+                        step: Step::Clone,
+                        errno: 0,
+                        index: 0,
+                    });
                 } else if self.killed_at.is_some() {
                     self.kill();
                 }
             }
-            Report::Built => self.result.directories = descriptors,
+            Report::Built => {
+                self.result.directories = descriptors;
+                self.measuring = self.watch_disk();
+            }
             Report::Confined(confirmed) => {
                 self.result.confirmed = Some(confirmed);
                 self.running = Some(Instant::now());
@@ -197,6 +213,22 @@ impl Course<'_> {
                 self.result.rusage = usage;
             }
         }
+    }
+
+    /// Watches the workspace, which is the first directory that is handed back, if it is on a disk.
+    fn watch_disk(&self) -> Option<AbortOnDropHandle<()>> {
+        let kind = &self.watch.compiled.resolved.workspace;
+        if !matches!(kind, Workspace::Host { .. } | Workspace::Named { .. }) {
+            return None;
+        }
+        let workspace = self.result.directories.first()?.try_clone().ok()?;
+        let most = self.limits.disk;
+        let grown = Arc::clone(&self.grown);
+        let begun = SystemTime::now();
+        Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            disk::grown_past(workspace, begun, most).await;
+            grown.notify_one();
+        })))
     }
 
     fn listen(&self, listener: OwnedFd) -> JoinHandle<()> {
@@ -272,7 +304,11 @@ impl Course<'_> {
             self.kill();
         } else if self.running.is_none() {
             let timeout = nix::errno::Errno::ETIMEDOUT as i32;
-            self.fail(SetupFailure { step: Step::Clone, errno: timeout, index: 0 });
+            self.fail(SetupFailure {
+                step: Step::Clone,
+                errno: timeout,
+                index: 0,
+            });
         } else {
             self.end(Ending::Wall);
         }
@@ -280,7 +316,9 @@ impl Course<'_> {
     }
 
     fn look_at_events(&mut self) {
-        let Some(Ok(events)) = self.watch.cgroup.map(CellCgroup::events) else { return };
+        let Some(Ok(events)) = self.watch.cgroup.map(CellCgroup::events) else {
+            return;
+        };
         if events.oom_kills > 0 {
             self.end(Ending::Memory);
         } else if events.pids_denied >= PIDS_DENIED_MAX {
@@ -310,9 +348,16 @@ impl Course<'_> {
         if let Some(cgroup) = self.watch.cgroup {
             return (cgroup.cpu_micros().unwrap_or(0), 0);
         }
-        let Some(first) = &self.first else { return (0, 0) };
+        let Some(first) = &self.first else {
+            return (0, 0);
+        };
         let sum = processes::sum(first.pid);
-        let in_memory: u64 = self.result.directories.iter().filter_map(used_in_memory).sum();
+        let in_memory: u64 = self
+            .result
+            .directories
+            .iter()
+            .filter_map(used_in_memory)
+            .sum();
         (sum.cpu_micros, sum.anonymous_bytes + in_memory)
     }
 
@@ -330,7 +375,9 @@ impl Course<'_> {
                 tracing::error!("a cell's seccomp listener outlives it");
             }
         }
-        self.result.wall = self.running.map_or(Duration::ZERO, |running| running.elapsed());
+        self.result.wall = self
+            .running
+            .map_or(Duration::ZERO, |running| running.elapsed());
         self.result.disk_full = self.result.directories.iter().any(is_full);
         self.result
     }

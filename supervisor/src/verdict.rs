@@ -28,13 +28,22 @@ pub struct Evidence {
 /// A call that never had a cell.
 #[must_use]
 pub fn refused(start: &Start, reason: String) -> Outcome {
-    Outcome { reason, ..blank(start, Status::Refused) }
+    Outcome {
+        reason,
+        ..blank(start, Status::Refused)
+    }
 }
 
 /// What came of a call, but for its streams, usage, files and what was enforced.
 #[must_use]
 pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
-    let Evidence { watched, events, mut denials, left_out, emptied } = evidence;
+    let Evidence {
+        watched,
+        events,
+        mut denials,
+        left_out,
+        emptied,
+    } = evidence;
     let failed = !matches!(watched.end, Some(End::Exited(0)));
     let (status, reason) = judge(start, limits, &watched, events, failed);
     for denial in limit_denials(limits, &watched, events) {
@@ -45,7 +54,11 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
     {
         denials.add(denial);
     }
-    let mut outcome = Outcome { reason, denials: denials.into_list(), ..blank(start, status) };
+    let mut outcome = Outcome {
+        reason,
+        denials: denials.into_list(),
+        ..blank(start, status)
+    };
     match watched.end {
         Some(End::Exited(code)) if watched.failure.is_none() => outcome.exit_code = Some(code),
         Some(End::Signalled(number)) => outcome.signal = Some(signal_name(number)),
@@ -141,11 +154,18 @@ fn judge(
         }
         Some(End::Signalled(number)) if number == Signal::SIGXFSZ as i32 => {
             let most = bytes(limits.file_size);
-            (Status::DiskExceeded, format!("it wrote a file larger than `limits.file_size = \"{most}\"`"))
+            (
+                Status::DiskExceeded,
+                format!("it wrote a file larger than `limits.file_size = \"{most}\"`"),
+            )
         }
-        Some(End::Signalled(number)) => {
-            (Status::Signalled, format!("ended by {}, which Toolcell did not send", signal_name(number)))
-        }
+        Some(End::Signalled(number)) => (
+            Status::Signalled,
+            format!(
+                "ended by {}, which Toolcell did not send",
+                signal_name(number)
+            ),
+        ),
         Some(End::Exited(_)) => (Status::Exited, String::new()),
         None => (
             Status::SetupFailed,
@@ -206,7 +226,11 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
     let compiled = &start.tool.compiled;
     let errno = Errno::from_raw(failure.errno);
     if failure.step == Step::Exec {
-        let program = start.plan.argv.first().map(|word| word.to_string_lossy().into_owned());
+        let program = start
+            .plan
+            .argv
+            .first()
+            .map(|word| word.to_string_lossy().into_owned());
         let program = program.unwrap_or_default();
         return match errno {
             Errno::EACCES | Errno::EPERM => (
@@ -223,25 +247,34 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
                      hint: is it installed, and does `files.exec` list it?"
                 ),
             ),
-            Errno::ENOEXEC => {
-                (Status::SetupFailed, format!("`{program}` is not a program that this kernel runs"))
-            }
-            _ => (Status::SetupFailed, format!("`{program}` could not be executed: {}", errno.desc())),
+            Errno::ENOEXEC => (
+                Status::SetupFailed,
+                format!("`{program}` is not a program that this kernel runs"),
+            ),
+            _ => (
+                Status::SetupFailed,
+                format!("`{program}` could not be executed: {}", errno.desc()),
+            ),
         };
     }
     let index = failure.index as usize;
     let item = match failure.step {
         Step::Mount => {
             let mount = compiled.template.mounts.get(index);
-            mount.map(|mount| format!(" ({mount:?})")).unwrap_or_default()
+            mount
+                .map(|mount| format!(" ({mount:?})"))
+                .unwrap_or_default()
         }
         Step::Landlock => {
             let rule = compiled.template.landlock.rules.get(index);
-            rule.map(|rule| format!(" (rule on `{}`)", rule.path.display())).unwrap_or_default()
+            rule.map(|rule| format!(" (rule on `{}`)", rule.path.display()))
+                .unwrap_or_default()
         }
         Step::Rlimit => {
             let limit = compiled.template.rlimits.get(index);
-            limit.map(|limit| format!(" ({limit:?})")).unwrap_or_default()
+            limit
+                .map(|limit| format!(" ({limit:?})"))
+                .unwrap_or_default()
         }
         _ => String::new(),
     };
@@ -252,7 +285,9 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
     };
     (
         Status::SetupFailed,
-        format!("the cell could not {what}{item}: {why}; hint: `toolcell doctor` says what this host lacks"),
+        format!(
+            "the cell could not {what}{item}: {why}; hint: `toolcell doctor` says what this host lacks"
+        ),
     )
 }
 
@@ -283,33 +318,72 @@ fn limit_denials(limits: &Limits, watched: &Watched, events: cgroup::Events) -> 
     let mut found = Vec::new();
     if events.oom_kills > 0 || watched.ending == Some(Ending::Memory) {
         let count = events.oom_kills.max(1);
-        found.push(denial("memory", "memory", bytes(limits.memory), bytes(limits.memory * 2), count));
+        found.push(denial(
+            "memory",
+            "memory",
+            bytes(limits.memory),
+            bytes(limits.memory * 2),
+            count,
+        ));
     }
     if events.pids_denied > 0 {
-        let (now, twice) = (limits.pids.to_string(), limits.pids.saturating_mul(2).to_string());
+        let (now, twice) = (
+            limits.pids.to_string(),
+            limits.pids.saturating_mul(2).to_string(),
+        );
         found.push(Denial {
             rule: format!("limits.pids = {now}"),
             allow_with: format!("limits.pids = {twice}"),
-            ..denial("processes and threads", "pids", now, twice, events.pids_denied)
+            ..denial(
+                "processes and threads",
+                "pids",
+                now,
+                twice,
+                events.pids_denied,
+            )
         });
     }
-    if watched.disk_full {
-        found.push(denial("space", "disk", bytes(limits.disk), bytes(limits.disk * 2), 1));
+    if watched.disk_full || watched.ending == Some(Ending::Disk) {
+        found.push(denial(
+            "space",
+            "disk",
+            bytes(limits.disk),
+            bytes(limits.disk * 2),
+            1,
+        ));
     }
     match watched.ending {
         Some(Ending::Wall) => {
-            found.push(denial("time", "wall", spoken(limits.wall), double(limits.wall), 1));
+            found.push(denial(
+                "time",
+                "wall",
+                spoken(limits.wall),
+                double(limits.wall),
+                1,
+            ));
         }
         Some(Ending::Idle) => {
             let idle = limits.idle.unwrap_or_default();
-            found.push(denial("time without output", "idle", spoken(idle), double(idle), 1));
+            found.push(denial(
+                "time without output",
+                "idle",
+                spoken(idle),
+                double(idle),
+                1,
+            ));
         }
         Some(Ending::CpuTime) => {
             let (now, twice) = (spoken(limits.cpu_time), double(limits.cpu_time));
             found.push(denial("CPU time", "cpu_time", now, twice, 1));
         }
         Some(Ending::Output) => {
-            found.push(denial("output", "output", bytes(limits.output), bytes(limits.output * 2), 1));
+            found.push(denial(
+                "output",
+                "output",
+                bytes(limits.output),
+                bytes(limits.output * 2),
+                1,
+            ));
         }
         _ => {}
     }
@@ -334,5 +408,9 @@ fn bytes(size: u64) -> String {
 /// A duration as a profile would have it.
 fn spoken(time: std::time::Duration) -> String {
     let millis = time.as_millis();
-    if millis.is_multiple_of(1000) { format!("{} s", millis / 1000) } else { format!("{millis} ms") }
+    if millis.is_multiple_of(1000) {
+        format!("{} s", millis / 1000)
+    } else {
+        format!("{millis} ms")
+    }
 }

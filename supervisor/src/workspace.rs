@@ -4,6 +4,7 @@
 //! Every path beneath them may have been planted by an earlier call, so each is looked up from a
 //! descriptor of its root, without following a link or leaving the file system (openat2(2)).
 
+use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -183,11 +184,11 @@ impl Workspaces {
         if !plain {
             return Err(failed("expected a plain name".to_owned()));
         }
-        let caller: String = Sha256::digest(caller.as_bytes())
-            .iter()
-            .take(16)
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        let digest = Sha256::digest(caller.as_bytes());
+        let mut caller = String::new();
+        for byte in digest.iter().take(16) {
+            let _ = write!(caller, "{byte:02x}");
+        }
         let mut path = self.state.clone();
         for part in ["workspaces", &caller, name] {
             path.push(part);

@@ -35,9 +35,9 @@ pub struct Args {
 
 /// Makes the call and exits as `toolcell run` would.
 pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
-    let service = match serve::service(&args.sources, Durability::Kernel, host, cells) {
-        Ok(service) => service,
-        Err(_) => return ExitCode::from(EXIT_NOT_STARTED),
+    let service = serve::service(&args.sources, Durability::Kernel, host, cells);
+    let Ok(service) = service else {
+        return ExitCode::from(EXIT_NOT_STARTED);
     };
     let arguments = match arguments(&service, args) {
         Ok(arguments) => arguments,
@@ -53,35 +53,43 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
         progress: None,
         terminal: false,
     };
-    let request = Request { tool: args.tool.clone(), arguments, asker };
+    let request = Request {
+        tool: args.tool.clone(),
+        arguments,
+        asker,
+    };
     let answered = interrupted(service.call(request), &cancel).await;
     let outcome = match answered {
         Ok(answer) => answer.outcome,
         Err(error) => {
-            tell(&format!("toolcell: {error}; hint: `toolcell list` lists the tools"));
+            tell(&format!(
+                "toolcell: {error}; hint: `toolcell list` lists the tools"
+            ));
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     };
     if args.json {
         return answer_json(&outcome, exit_code(&outcome));
     }
-    answer(&(render::text(&outcome).trim_end().to_owned() + "\n"), exit_code(&outcome))
+    answer(
+        &(render::text(&outcome).trim_end().to_owned() + "\n"),
+        exit_code(&outcome),
+    )
 }
 
 /// The arguments as one JSON object.
 fn arguments(service: &Service, args: &Args) -> Result<Value, String> {
     match args.arguments.as_slice() {
-        [only] if only.trim_start().starts_with('{') => {
-            serde_json::from_str(only).map_err(|error| format!("the arguments are not JSON: {error}"))
-        }
+        [only] if only.trim_start().starts_with('{') => serde_json::from_str(only)
+            .map_err(|error| format!("the arguments are not JSON: {error}")),
         pairs => {
             let tool = service.catalog.tool(&args.tool);
             let schema = tool.as_ref().map(|tool| &tool.compiled.resolved.input);
             let mut object = Map::new();
             for pair in pairs {
-                let (key, value) = pair
-                    .split_once('=')
-                    .ok_or_else(|| format!("expected `key=value` or one JSON object, found `{pair}`"))?;
+                let (key, value) = pair.split_once('=').ok_or_else(|| {
+                    format!("expected `key=value` or one JSON object, found `{pair}`")
+                })?;
                 let kind = schema
                     .and_then(|schema| schema.pointer(&format!("/properties/{key}/type")))
                     .and_then(Value::as_str);
