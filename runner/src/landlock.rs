@@ -41,8 +41,16 @@ pub(crate) fn enforce(orders: &Landlock, call_rules: &[LandlockRule]) -> Result<
 }
 
 /// Gives the cell's first process a domain that allows nothing: it needs no file any more.
+///
+/// Signals are left out: the tool's processes are in another domain, and this one must be able to
+/// ask them to end.
 pub(crate) fn enforce_nothing_allowed(orders: &Landlock) -> Result<(), Errno> {
-    let status = create(orders)?
+    let orders = Landlock {
+        scoped: 0,
+        rules: Vec::new(),
+        ..orders.clone()
+    };
+    let status = create(&orders)?
         .restrict_self()
         .map_err(|error| errno_of(&error))?;
     if status.ruleset == RulesetStatus::FullyEnforced {
