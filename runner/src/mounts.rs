@@ -5,6 +5,7 @@
 //! copy of the host's mounts, the new root is stacked on `/` where absolute paths still resolve
 //! beneath it, and only then entered. So no staging directory on the host is needed.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -98,7 +99,7 @@ pub(crate) fn populate(
         return Err(Errno::E2BIG).at(Step::Mount);
     }
     let builder = Builder {
-        device: identity_of(root.as_fd()).at(Step::Mount)?.dev,
+        own: RefCell::new(vec![identity_of(root.as_fd()).at(Step::Mount)?.dev]),
         root,
     };
     for (index, mount) in template.iter().chain(call).enumerate() {
@@ -148,8 +149,9 @@ pub(crate) fn open_beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno
 
 struct Builder<'a> {
     root: &'a OwnedFd,
-    /// Device of the root's file system: mount points are made there and nowhere else.
-    device: u64,
+    /// Devices of the root's file system and of those that this cell alone has: mount points are
+    /// made there and nowhere else.
+    own: RefCell<Vec<u64>>,
 }
 
 impl Builder<'_> {
@@ -196,6 +198,7 @@ impl Builder<'_> {
             } => {
                 let noexec = if *exec { 0 } else { NOEXEC };
                 let tree = tmpfs(*bytes, *inodes, *mode, NOSUID | NODEV | noexec)?;
+                self.own.borrow_mut().push(fstat(&tree)?.st_dev);
                 self.attach(&tree, target, true)
             }
             Mount::Proc { target } => {
@@ -263,7 +266,7 @@ impl Builder<'_> {
 
     /// Opens the parent of a target, making it and its own parents if they are missing.
     ///
-    /// Fails with `ENOENT` where something would have to be made outside the cell's own root: a
+    /// Fails with `ENOENT` where something would have to be made outside what is the cell's own: a
     /// mount point made through a bind would be left behind on the host.
     fn parent_in_root(&self, target: &Path) -> Result<(OwnedFd, CString), Errno> {
         let name = target.file_name().ok_or(Errno::EINVAL)?;
@@ -288,7 +291,7 @@ impl Builder<'_> {
     }
 
     fn demand_own(&self, directory: &OwnedFd) -> Result<(), Errno> {
-        if fstat(directory)?.st_dev == self.device {
+        if self.own.borrow().contains(&fstat(directory)?.st_dev) {
             Ok(())
         } else {
             Err(Errno::ENOENT)
