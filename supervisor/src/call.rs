@@ -17,7 +17,7 @@ use crate::artifacts;
 use crate::cgroup::{CellCgroup, CellLimits, Cgroups};
 use crate::denials::{Allowed, Recorded};
 use crate::ids::{Assigned, HostIds};
-use crate::launch::{Grounds, LaunchError, Launcher};
+use crate::launch::{Grounds, Launcher};
 use crate::outcome::{Enforced, Outcome, Tier};
 use crate::service::{Asker, Run, Running, Start, Stream};
 use crate::streams::{self, Kept, Listeners, OutputLimit};
@@ -97,14 +97,6 @@ impl Cells {
     #[must_use]
     pub fn tier(&self) -> Tier {
         self.tier
-    }
-
-    /// Forgets the templates of profiles that are no longer served.
-    ///
-    /// # Errors
-    /// If the launcher has gone.
-    pub async fn retain(&self, in_use: impl Fn(&str) -> bool) -> Result<(), LaunchError> {
-        self.launcher.retain(in_use).await
     }
 
     async fn attempt(&self, start: &Start) -> Result<Outcome, Refused> {
@@ -210,15 +202,16 @@ impl Cells {
         let limits = &compiled.resolved.limits;
         let input = input_of(start);
         let (ends, theirs) = streams::open(input.is_some()).map_err(Refused::because)?;
-        let template = self
-            .launcher
-            .template(&compiled.digest, &compiled.template)
-            .await
-            .map_err(Refused::because)?;
         let grounds = prepared.grounds();
         let cell = self
             .launcher
-            .start(template, prepared.call.clone(), grounds, theirs)
+            .start(
+                &start.tool.template,
+                &compiled.template,
+                prepared.call.clone(),
+                grounds,
+                theirs,
+            )
             .await
             .map_err(Refused::because)?;
         let number = cell.number;

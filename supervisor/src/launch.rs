@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
@@ -20,8 +20,11 @@ use tokio::io::unix::AsyncFd;
 
 /// Send buffer of the launcher's socket: room for a burst of orders while it clones a cell.
 const SEND_BUFFER_BYTES: usize = 1024 * 1024;
+/// Most templates that the launcher holds; one takes about ten kilobytes.
+const TEMPLATES_KEPT_MAX: usize = 256;
+const _: () = assert!(TEMPLATES_KEPT_MAX <= runner::launcher::TEMPLATES_MAX);
 
-/// The launcher as just started, before any thread of the supervisor exists.
+/// A launcher that was just started.
 #[derive(Debug)]
 pub struct Started {
     socket: OwnedFd,
@@ -76,24 +79,29 @@ pub enum LaunchError {
         max: usize,
     },
     /// The launcher cannot be talked to.
-    #[error("the launcher has gone ({0}); restart toolcell")]
+    #[error("the launcher has gone, and another could not be started: {0}")]
     Gone(#[source] io::Error),
     /// No descriptors or memory for another cell.
     #[error("could not make the cell's pipes and sockets: {0}")]
     Resources(#[source] io::Error),
 }
 
-/// Hands orders to the launcher.
+/// Hands orders to the launcher, and starts another if it has ended.
 #[derive(Debug)]
 pub struct Launcher {
+    /// Held while orders are sent, so that a template comes before the cell that needs it.
+    link: tokio::sync::Mutex<Link>,
+    next: AtomicU64,
+}
+
+/// One launcher process, and what it has been told.
+#[derive(Debug)]
+struct Link {
     socket: AsyncFd<OwnedFd>,
-    /// Held while one message is sent, so that messages keep their order.
-    sending: tokio::sync::Mutex<()>,
-    next: AtomicU32,
-    /// Numbers of the templates that the launcher holds, by digest.
-    templates: Mutex<HashMap<String, u32>>,
-    /// Dropped last: the launcher is reaped by the supervisor's own exit.
-    _process: Child,
+    process: Child,
+    /// Numbers of the templates that it holds, by digest.
+    templates: HashMap<String, u32>,
+    next_template: u32,
 }
 
 /// How a cell enters its cgroup, and what the launcher removes if the supervisor vanishes.
@@ -106,10 +114,6 @@ pub struct Grounds<'a> {
     /// Directories that will be empty once the cell has ended, children before parents.
     pub directories: Vec<PathBuf>,
 }
-
-/// Which template of the launcher's to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TemplateId(u32);
 
 /// The tool's standard streams, as the tool gets them.
 #[derive(Debug)]
@@ -129,68 +133,25 @@ impl Launcher {
     /// If the runtime cannot watch its socket.
     pub fn new(started: Started) -> io::Result<Self> {
         Ok(Self {
-            socket: crate::descriptor::watch(started.socket, Interest::WRITABLE)?,
-            sending: tokio::sync::Mutex::new(()),
-            next: AtomicU32::new(1),
-            templates: Mutex::new(HashMap::new()),
-            _process: started.process,
+            link: tokio::sync::Mutex::new(Link::new(started)?),
+            next: AtomicU64::new(1),
         })
     }
 
-    /// Gives the launcher a template, unless it has one of that digest already.
+    /// Starts a cell of a template with this digest. How it goes is told by the returned [`Cell`].
     ///
     /// # Errors
-    /// If it is too large, or the launcher has gone.
-    pub async fn template(
+    /// If the orders are too large, or no launcher can be had.
+    pub async fn start(
         &self,
         digest: &str,
         template: &Template,
-    ) -> Result<TemplateId, LaunchError> {
-        if let Some(&id) = self.lock_templates().get(digest) {
-            return Ok(TemplateId(id));
-        }
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let order = Order::Template {
-            id,
-            template: Box::new(template.clone()),
-        };
-        self.send(&order, &[]).await?;
-        self.lock_templates().insert(digest.to_owned(), id);
-        Ok(TemplateId(id))
-    }
-
-    /// Has the launcher forget every template whose digest is not among those in use.
-    ///
-    /// # Errors
-    /// If the launcher has gone.
-    pub async fn retain(&self, in_use: impl Fn(&str) -> bool) -> Result<(), LaunchError> {
-        let mut stale = Vec::new();
-        self.lock_templates().retain(|digest, id| {
-            let keep = in_use(digest);
-            if !keep {
-                stale.push(*id);
-            }
-            keep
-        });
-        for id in stale {
-            self.send(&Order::Forget { id }, &[]).await?;
-        }
-        Ok(())
-    }
-
-    /// Starts a cell. How it goes is told by the returned [`Cell`].
-    ///
-    /// # Errors
-    /// If the orders are too large, or the launcher has gone.
-    pub async fn start(
-        &self,
-        TemplateId(template): TemplateId,
         call: Call,
         grounds: Grounds<'_>,
         streams: Streams,
     ) -> Result<Cell, LaunchError> {
         let (ours, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
-        let number = u64::from(self.next.fetch_add(1, Ordering::Relaxed));
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let ours = Cell::new(ours, number).map_err(LaunchError::Resources)?;
         let mut descriptors = vec![
             theirs.as_fd(),
@@ -199,26 +160,93 @@ impl Launcher {
             streams.stderr.as_fd(),
         ];
         descriptors.extend(grounds.descriptors);
-        let leftovers = Leftovers {
-            call: number,
-            directories: grounds.directories,
-        };
-        let order = Order::Start {
-            template,
+        let mut order = Order::Start {
+            template: 0,
             call: Box::new(call),
             cgroup: grounds.cgroup,
-            leftovers,
+            leftovers: Leftovers {
+                call: number,
+                directories: grounds.directories,
+            },
         };
-        self.send(&order, &descriptors).await?;
+        let mut link = self.link.lock().await;
+        match link.start(digest, template, &mut order, &descriptors).await {
+            Err(LaunchError::Gone(error)) => {
+                tracing::error!(%error, "the launcher has ended, and its cells with it; starting another");
+                link.replace().map_err(LaunchError::Gone)?;
+                link.start(digest, template, &mut order, &descriptors)
+                    .await?;
+            }
+            result => result?,
+        }
         Ok(ours)
     }
 
     /// Tells the launcher that what this cell had on the host is removed.
     ///
     /// # Errors
-    /// If the launcher has gone.
+    /// If the launcher has gone, and with it what it knew.
     pub async fn over(&self, number: u64) -> Result<(), LaunchError> {
-        self.send(&Order::Over { call: number }, &[]).await
+        self.link
+            .lock()
+            .await
+            .send(&Order::Over { call: number }, &[])
+            .await
+    }
+}
+
+impl Link {
+    fn new(started: Started) -> io::Result<Self> {
+        Ok(Self {
+            socket: crate::descriptor::watch(started.socket, Interest::WRITABLE)?,
+            process: started.process,
+            templates: HashMap::new(),
+            next_template: 1,
+        })
+    }
+
+    /// Puts a new launcher in the place of one that has ended.
+    fn replace(&mut self) -> io::Result<()> {
+        let mut old = std::mem::replace(self, Self::new(start()?)?);
+        // Whatever is wrong with it, it has closed its socket; it must not linger.
+        let _ = old.process.kill();
+        old.process.wait().map(drop)
+    }
+
+    async fn start(
+        &mut self,
+        digest: &str,
+        template: &Template,
+        order: &mut Order,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), LaunchError> {
+        let id = if let Some(&id) = self.templates.get(digest) {
+            id
+        } else {
+            self.make_room().await?;
+            let id = self.next_template;
+            let template = Box::new(template.clone());
+            self.send(&Order::Template { id, template }, &[]).await?;
+            self.templates.insert(digest.to_owned(), id);
+            self.next_template += 1;
+            id
+        };
+        if let Order::Start { template, .. } = order {
+            *template = id;
+        }
+        self.send(order, descriptors).await
+    }
+
+    /// Has the launcher forget every template if it holds many: those of profiles that have changed
+    /// since are among them, and those in use are sent again.
+    async fn make_room(&mut self) -> Result<(), LaunchError> {
+        if self.templates.len() < TEMPLATES_KEPT_MAX {
+            return Ok(());
+        }
+        for (_, id) in std::mem::take(&mut self.templates) {
+            self.send(&Order::Forget { id }, &[]).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
@@ -229,22 +257,14 @@ impl Launcher {
                 max: SPEC_BYTES_MAX,
             });
         }
-        let _turn = self.sending.lock().await;
         loop {
             let mut ready = self.socket.writable().await.map_err(LaunchError::Gone)?;
             let sent =
                 ready.try_io(|socket| Ok(runner::sys::send(socket.as_fd(), &bytes, descriptors)?));
-            match sent {
-                Ok(result) => return result.map_err(LaunchError::Gone),
-                Err(_would_block) => {}
+            if let Ok(result) = sent {
+                return result.map_err(LaunchError::Gone);
             }
         }
-    }
-
-    fn lock_templates(&self) -> std::sync::MutexGuard<'_, HashMap<String, u32>> {
-        self.templates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

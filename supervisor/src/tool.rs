@@ -1,6 +1,7 @@
 //! A tool: a compiled profile, as MCP clients see it and as calls go through it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
 use profiles::compile::Compiled;
@@ -9,6 +10,7 @@ use rmcp::model::{JsonObject, ToolAnnotations};
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::admission::Gate;
 use crate::outcome::Outcome;
@@ -17,6 +19,9 @@ use crate::outcome::Outcome;
 pub struct Tool {
     /// The profile, compiled for this host.
     pub compiled: Arc<Compiled>,
+    /// SHA-256 of the template, in hexadecimal: the same profile can compile to another template
+    /// when the host has changed.
+    pub template: String,
     /// What clients are told.
     pub definition: rmcp::model::Tool,
     /// Concurrency and rate.
@@ -35,6 +40,7 @@ impl Tool {
             .map_or_else(|| Arc::new(Gate::new(limits)), Arc::clone);
         Self {
             definition: definition(&compiled.resolved),
+            template: template_digest(&compiled),
             compiled: Arc::new(compiled),
             gate,
         }
@@ -55,6 +61,15 @@ impl Tool {
             .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
             .collect()
     }
+}
+
+fn template_digest(compiled: &Compiled) -> String {
+    let bytes = runner::wire::encode(&compiled.template).unwrap_or_default();
+    let digest = Sha256::digest(bytes);
+    digest.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// What clients are told of a tool.
