@@ -9,13 +9,19 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test fuzz install
+.PHONY: help build demo check test fuzz install
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the `toolcell` executable, optimised
 	$(CARGO) build --release --locked -p toolcell
+
+demo: ## Build, and show an MCP session: a call that works, and seven that a cell is for
+	@test -x /usr/bin/python3 || test "$$(id -u)" -ne 0 || \
+	    { apt-get update && apt-get install -y --no-install-recommends python3; }
+	$(CARGO) build --release --locked -p toolcell -p toolcell-demo
+	@$(TARGET)/release/toolcell-demo
 
 check: ## Check format, lints and licences; no test runs
 	integration-tests/run.sh check
