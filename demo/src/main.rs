@@ -153,7 +153,6 @@ fn demo(page: &Page) -> Result<bool, String> {
     let server_went = session.close()?;
     let clean = left_behind(page, &host, &before, supervisor) & server_went;
     let receipts = receipts(page, &host)?;
-    println!();
     Ok(as_expected && clean && receipts)
 }
 

@@ -1,6 +1,6 @@
 //! What the demo prints, for people: colours on a terminal, plain text elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use serde_json::Value;
 
@@ -50,18 +50,18 @@ impl Page {
 
     /// The title with a sentence or two below it.
     pub fn open(&self, title: &str, lines: &[String]) {
-        println!("\n{}", self.paint(Colour::Bold, title));
+        say(&format!("\n{}", self.paint(Colour::Bold, title)));
         for line in lines {
-            println!("{line}");
+            say(line);
         }
     }
 
     /// One call: what was asked, and what was answered.
     pub fn scene(&self, number: usize, title: &str, code: &str, outcome: &Value) {
-        println!(
+        say(&format!(
             "\n{}",
             self.paint(Colour::Bold, &format!("{number}. {title}"))
-        );
+        ));
         for (index, line) in code.lines().enumerate() {
             self.row(
                 if index == 0 { "asked" } else { "" },
@@ -100,10 +100,10 @@ impl Page {
 
     /// A line of its own below a scene.
     pub fn row(&self, label: &str, text: &str) {
-        println!(
+        say(&format!(
             "   {} {text}",
             self.paint(Colour::Dim, &format!("{label:11}"))
-        );
+        ));
     }
 
     /// A line that was checked.
@@ -113,7 +113,7 @@ impl Page {
         } else {
             self.paint(Colour::Red, "NOT")
         };
-        println!("   {mark}  {what}");
+        say(&format!("   {mark}  {what}"));
     }
 
     fn status(&self, outcome: &Value) -> String {
@@ -129,6 +129,11 @@ impl Page {
             reason => format!("{text}: {reason}"),
         }
     }
+}
+
+/// Prints a line. Whoever closed the other end has seen enough.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 fn word(value: &Value) -> &str {
