@@ -37,6 +37,9 @@ pub const GOODBYE: Duration = Duration::from_secs(1);
 /// steps.
 pub const DEBOUNCE: Duration = Duration::from_millis(250);
 
+/// Longest wait for that rest.
+pub const DEBOUNCE_MAX: Duration = Duration::from_secs(5);
+
 /// Arguments of `toolcell serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -140,10 +143,15 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
 }
 
 fn tell_left_out(snapshot: &Snapshot) {
-    for tool in &snapshot.left_out {
+    if !snapshot.left_out.is_empty() {
+        let names: Vec<_> = snapshot
+            .left_out
+            .iter()
+            .map(|tool| tool.name.as_str())
+            .collect();
         tell(&format!(
-            "toolcell: `{}` is not offered: {}",
-            tool.name, tool.why
+            "toolcell: not offered: {}; hint: `toolcell list` says why",
+            names.join(", ")
         ));
     }
     if snapshot.tools.is_empty() {
@@ -236,13 +244,9 @@ pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
         }
     })
     .map_err(io::Error::other)?;
-    for directory in service.catalog.directories() {
-        watch_directory(&mut watcher, &directory.path);
-    }
+    watch_directories(&mut watcher, &service);
     let mut hang_up = signal(SignalKind::hangup())?;
     Ok(tokio::spawn(async move {
-        // Watching ends when it is dropped.
-        let _watcher = watcher;
         loop {
             tokio::select! {
                 _ = hang_up.recv() => {}
@@ -250,14 +254,25 @@ pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
                     if touch.is_none() {
                         return;
                     }
-                    while let Ok(Some(())) =
-                        tokio::time::timeout(DEBOUNCE, touches.recv()).await
-                    {}
+                    let _ = tokio::time::timeout(DEBOUNCE_MAX, at_rest(&mut touches)).await;
                 }
             }
             reload(&service).await;
+            // One that was not there before, or was replaced, has to be watched anew.
+            watch_directories(&mut watcher, &service);
         }
     }))
+}
+
+/// Waits until nothing was touched for a while.
+async fn at_rest(touches: &mut mpsc::Receiver<()>) {
+    while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, touches.recv()).await {}
+}
+
+fn watch_directories(watcher: &mut impl Watcher, service: &Service) {
+    for directory in service.catalog.directories() {
+        watch_directory(watcher, &directory.path);
+    }
 }
 
 fn watch_directory(watcher: &mut impl Watcher, path: &Path) {
