@@ -152,7 +152,7 @@ impl Arguments {
         }
         match value {
             Value::Object(map) => Ok(Self(map)),
-            _ => unreachable!("it was made an object above"),
+            other => Err(ArgumentError::about("", "an object", kind_of(&other))),
         }
     }
 
@@ -214,36 +214,6 @@ fn explained(schema: &InputSchema, error: &ValidationError<'_>) -> ArgumentError
             };
             about(expected, found)
         }
-        ValidationErrorKind::MaxLength { limit } => {
-            let chars = error
-                .instance()
-                .as_str()
-                .map_or(0, |text| text.chars().count());
-            about(format!("at most {limit} characters"), format!("{chars}"))
-        }
-        ValidationErrorKind::MinLength { limit } => {
-            let chars = error
-                .instance()
-                .as_str()
-                .map_or(0, |text| text.chars().count());
-            about(format!("at least {limit} characters"), format!("{chars}"))
-        }
-        ValidationErrorKind::MaxItems { limit } => {
-            let items = error.instance().as_array().map_or(0, Vec::len);
-            about(format!("at most {limit} items"), items.to_string())
-        }
-        ValidationErrorKind::MinItems { limit } => {
-            let items = error.instance().as_array().map_or(0, Vec::len);
-            about(format!("at least {limit} items"), items.to_string())
-        }
-        ValidationErrorKind::Maximum { limit } => about(format!("at most {limit}"), found),
-        ValidationErrorKind::Minimum { limit } => about(format!("at least {limit}"), found),
-        ValidationErrorKind::ExclusiveMaximum { limit } => {
-            about(format!("less than {limit}"), found)
-        }
-        ValidationErrorKind::ExclusiveMinimum { limit } => {
-            about(format!("more than {limit}"), found)
-        }
         ValidationErrorKind::Enum { options } => about(format!("one of {options}"), found),
         ValidationErrorKind::Constant { expected_value } => {
             about(expected_value.to_string(), found)
@@ -252,11 +222,33 @@ fn explained(schema: &InputSchema, error: &ValidationError<'_>) -> ArgumentError
             about(format!("text that matches `{pattern}`"), found)
         }
         ValidationErrorKind::Format { format } => about(format!("the format `{format}`"), found),
-        other => {
-            let keyword = format!("what the schema's `{}` says", other.keyword());
-            about(keyword, found)
-        }
+        other => match bound(other, error.instance()) {
+            Some((expected, Some(measured))) => about(expected, measured.to_string()),
+            Some((expected, None)) => about(expected, found),
+            None => {
+                let keyword = format!("what the schema's `{}` says", other.keyword());
+                about(keyword, found)
+            }
+        },
     }
+}
+
+/// A bound that a value does not keep, and the value's own measure where it is not the value
+/// itself.
+fn bound(kind: &ValidationErrorKind, value: &Value) -> Option<(String, Option<usize>)> {
+    let chars = value.as_str().map(|text| text.chars().count());
+    let items = value.as_array().map(Vec::len);
+    Some(match kind {
+        ValidationErrorKind::MaxLength { limit } => (format!("at most {limit} characters"), chars),
+        ValidationErrorKind::MinLength { limit } => (format!("at least {limit} characters"), chars),
+        ValidationErrorKind::MaxItems { limit } => (format!("at most {limit} items"), items),
+        ValidationErrorKind::MinItems { limit } => (format!("at least {limit} items"), items),
+        ValidationErrorKind::Maximum { limit } => (format!("at most {limit}"), None),
+        ValidationErrorKind::Minimum { limit } => (format!("at least {limit}"), None),
+        ValidationErrorKind::ExclusiveMaximum { limit } => (format!("less than {limit}"), None),
+        ValidationErrorKind::ExclusiveMinimum { limit } => (format!("more than {limit}"), None),
+        _ => return None,
+    })
 }
 
 fn with_article(kind: &str) -> String {

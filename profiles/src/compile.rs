@@ -1,8 +1,8 @@
 //! From a resolved profile and the facts of a host to the orders for its cells.
 //!
 //! A pure function: the same profile and the same facts give the same orders. What depends on the
-//! profile alone is compiled here, once; [`Compiled::fill`] and [`Compiled::call`] add what one call
-//! brings.
+//! profile alone is compiled here, once; [`Compiled::fill`] and [`Compiled::call`] add what one
+//! call brings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,9 @@ use crate::arguments::{ArgumentError, Arguments, InputSchema};
 use crate::diagnostics::{Diagnostic, Diagnostics, Kind, Problems};
 use crate::filter::{FilterFacts, Policy};
 use crate::host::{Arch, Host, PathFact};
-use crate::resolve::{Place, Resolved, SHM, TMP, WORK, Workspace};
+use crate::resolve::{
+    Place, Resolved, SHM, TMP, WORK, Workspace, check_host_path, check_workspace_path,
+};
 
 mod call;
 mod landlock;
@@ -89,7 +91,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     let tree = Tree::plant(resolved, host, &roots, &mut problems);
     let denied = tree.denied(resolved, host, &roots, &mut problems);
     program(resolved, host, &tree, &mut problems);
-    workspace(resolved, host, &mut problems);
+    workspace(resolved, host, &denied, &mut problems);
     let devices = skeleton::devices(resolved, host, &mut problems);
     let policy = policy(resolved, host, &mut problems);
     let (filter, policy) = match policy {
@@ -223,6 +225,8 @@ fn roots(resolved: &Resolved, host: &Host, problems: &mut Problems) -> BTreeMap<
                             .with_hint("give a directory elsewhere"),
                     );
                 }
+                // A link must not lead where the path itself would be refused.
+                problems.note(check_host_path(&canonical, &resolved.origin));
                 roots.insert(name.clone(), canonical);
             }
             Some(_) => problems.push(
@@ -284,26 +288,34 @@ fn program(resolved: &Resolved, host: &Host, tree: &Tree, problems: &mut Problem
     }
 }
 
-fn workspace(resolved: &Resolved, host: &Host, problems: &mut Problems) {
+/// Checks the directory that a host workspace is, wherever links lead to it.
+fn workspace(
+    resolved: &Resolved,
+    host: &Host,
+    denied: &[(PathBuf, bool)],
+    problems: &mut Problems,
+) {
     let Workspace::Host { path } = &resolved.workspace else {
         return;
     };
+    let at = |what: &str| {
+        let message = format!("the workspace `{}` {what}", path.display());
+        Diagnostic::at(&resolved.origin, message)
+    };
     match host.canonical(path) {
-        Some((_, PathFact::Directory)) => {}
-        Some(_) => problems.push(
-            Diagnostic::at(
-                &resolved.origin,
-                format!("the workspace `{}` is not a directory", path.display()),
-            )
-            .with_kind(Kind::NoPath),
-        ),
-        None => problems.push(
-            Diagnostic::at(
-                &resolved.origin,
-                format!("the workspace `{}` does not exist", path.display()),
-            )
-            .with_kind(Kind::NoPath),
-        ),
+        None => problems.push(at("does not exist").with_kind(Kind::NoPath)),
+        Some((canonical, PathFact::Directory)) => {
+            problems.note(check_workspace_path(&canonical, &resolved.origin));
+            // It appears at `/work`, where a cover at its own path would cover nothing.
+            let within = denied
+                .iter()
+                .find(|(denied, _)| denied.starts_with(&canonical));
+            if let Some((denied, _)) = within {
+                let what = format!("contains `{}`, which is denied", denied.display());
+                problems.push(at(&what).with_hint("`protect` it, or give another directory"));
+            }
+        }
+        Some(_) => problems.push(at("is not a directory").with_kind(Kind::NoPath)),
     }
 }
 

@@ -423,8 +423,8 @@ pub(crate) fn shortened_to(text: &str, chars_max: usize) -> String {
     kept
 }
 
-/// The text with every character that could steer a terminal or reorder a line replaced by one of the
-/// same length in bytes, so that spans still fit.
+/// The text with every character that could steer a terminal or reorder a line replaced by one of
+/// the same length in bytes, so that spans still fit.
 fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {

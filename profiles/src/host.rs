@@ -48,8 +48,8 @@ impl Arch {
 pub enum Tier {
     /// Every layer, with cgroup limits.
     Full,
-    /// Without cgroups: what a control group would cap for the whole cell is capped for each process
-    /// by `setrlimit(2)`.
+    /// Without cgroups: what a control group would cap for the whole cell is capped for each
+    /// process by `setrlimit(2)`.
     Rlimits,
 }
 

@@ -141,7 +141,8 @@ impl Library {
         chain.resolve(overrides, problems)
     }
 
-    /// Every rule of a profile and its bases, in the order that [`Library::resolve_without`] counts.
+    /// Every rule of a profile and its bases, in the order that [`Library::resolve_without`]
+    /// counts.
     pub fn rules(&self, name: &str) -> Result<Vec<Rule>, Diagnostics> {
         let mut problems = Problems::default();
         let chain = self.chain(name, &mut problems)?;

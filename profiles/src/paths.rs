@@ -97,8 +97,8 @@ pub fn is_plain_absolute(path: &Path) -> bool {
         .is_some_and(|plain| plain.as_os_str() == path.as_os_str())
 }
 
-/// Where a link in a directory leads, as far as its text says: the directory must have no link in its
-/// own path. `None` if it leads above `/`.
+/// Where a link in a directory leads, as far as its text says: the directory must have no link in
+/// its own path. `None` if it leads above `/`.
 pub(crate) fn lexically_joined(directory: &Path, link: &Path) -> Option<PathBuf> {
     let mut joined = directory.to_owned();
     for component in link.components() {

@@ -19,7 +19,7 @@ mod limits;
 mod run;
 
 pub(crate) use chain::Chain;
-pub(crate) use files::check_host_path;
+pub(crate) use files::{check_host_path, check_workspace_path};
 
 /// Where the workspace is in a cell.
 pub const WORK: &str = "/work";
@@ -330,8 +330,8 @@ pub struct PathArgument {
     pub create: bool,
 }
 
-/// Paths by which programs name what may be elsewhere: links on a host with a merged `/usr`. They are
-/// reproduced in the cell where they lead to something that it contains.
+/// Paths by which programs name what may be elsewhere: links on a host with a merged `/usr`. They
+/// are reproduced in the cell where they lead to something that it contains.
 pub(crate) const ALIASES: [&str; 6] = ["/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
 
 /// The device nodes that every cell has, and whether a host may be without.

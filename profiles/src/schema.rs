@@ -233,7 +233,8 @@ pub struct Files {
     /// Covered, within a tree that a rule above allows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<At<Short<PathEntry>>>,
-    /// Paths relative to the workspace that are visible, but cannot be written, created or replaced.
+    /// Paths relative to the workspace that are visible, but cannot be written, created or
+    /// replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub protect: Vec<At<Short<PathEntry>>>,
     /// What is at `/work`; nothing if absent.

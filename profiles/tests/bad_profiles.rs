@@ -24,7 +24,8 @@ macro_rules! refused {
     )*};
 }
 
-/// Snapshots the message for a profile that can be resolved, but not compiled for the paper machine.
+/// Snapshots the message for a profile that can be resolved, but not compiled for the paper
+/// machine.
 macro_rules! not_compiled {
     ($($name:ident: $text:expr;)*) => {$(
         #[test]

@@ -148,8 +148,8 @@ fn compiled_as_before() {
     }
 }
 
-/// What a profile is compiled to, in the form that a reader can check: one line for each mount, each
-/// Landlock rule with its rights on every ABI, each limit.
+/// What a profile is compiled to, in the form that a reader can check: one line for each mount,
+/// each Landlock rule with its rights on every ABI, each limit.
 fn shown(cells: &[(u32, Compiled)]) -> String {
     let mut text = String::new();
     let (_, newest) = cells.last().unwrap();
@@ -206,7 +206,8 @@ fn socket_number(cell: &Compiled) -> u32 {
     socket.number(cell.arch).unwrap()
 }
 
-/// How many mounts come before the workspace: the same in every cell, and in a snapshot of their own.
+/// How many mounts come before the workspace: the same in every cell, and in a snapshot of their
+/// own.
 fn own_mounts(cell: &Compiled) -> usize {
     let is_tmp = |mount: &Mount| match mount {
         Mount::Directory { target, .. } | Mount::Tmpfs { target, .. } => {

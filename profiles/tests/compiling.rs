@@ -301,6 +301,50 @@ fn link_cannot_lead_where_the_path_itself_is_refused() {
 }
 
 #[test]
+fn root_that_is_a_link_is_judged_by_where_it_leads() {
+    let text = "roots.docs = \"/srv/link\"\nfiles.read = [\"/usr\"]";
+    let resolved = |text: &str| {
+        let (library, name) = debian::library_with(&format!("{HEAD}{text}"));
+        library.resolve(&name, &Overrides::default()).unwrap()
+    };
+    let resolved = resolved(text);
+    let compile_with = |leads_to: &'static str| {
+        let look = |path: &Path| match path.to_str().unwrap() {
+            "/srv/link" => PathFact::Symlink {
+                link: leads_to.into(),
+                canonical: leads_to.into(),
+            },
+            "/" => PathFact::Directory,
+            _ => debian::look(Arch::X86_64, path),
+        };
+        let paths = Host::gather(&resolved.paths(), look);
+        compile(
+            &resolved,
+            &Host {
+                paths,
+                ..debian::host(&resolved, Arch::X86_64, 7)
+            },
+        )
+    };
+    compile_with("/srv/docs").unwrap();
+    let error = compile_with("/").unwrap_err().to_string();
+    assert!(error.contains("`/` would show the whole host"), "{error}");
+}
+
+#[test]
+fn workspace_cannot_show_what_is_denied() {
+    let text = |deny: &str| {
+        format!(
+            "{HEAD}files.read = [\"/srv/docs\"]\nfiles.write = [\"/work\"]\n\
+             files.workspace = {{ kind = \"host\", path = \"/srv/docs\" }}\n{deny}"
+        )
+    };
+    debian::compiled(&text("")).unwrap();
+    let error = debian::compiled(&text("files.deny = [\"/srv/docs/private\"]")).unwrap_err();
+    assert!(error.to_string().contains("which is denied"), "{error}");
+}
+
+#[test]
 fn rights_grow_with_the_abi_and_stop_at_the_newest_known() {
     let handled: Vec<_> = (1..=9).map(|abi| Rights::of_abi(abi).handled()).collect();
     assert_eq!(

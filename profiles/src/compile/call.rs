@@ -262,8 +262,8 @@ impl Compiled {
                 expected: plan.grants.len(),
             });
         }
-        // Two arguments may name one path, or one within the other: what they allow adds up, and the
-        // outer one is mounted first.
+        // Two arguments may name one path, or one within the other: what they allow adds up, and
+        // the outer one is mounted first.
         let mut targets: BTreeMap<PathBuf, (&GrantFact, PathAccess, bool)> = BTreeMap::new();
         for (grant, fact) in plan.grants.iter().zip(&facts.grants) {
             let target = target_of(grant, fact)?;
@@ -361,8 +361,8 @@ fn target_of(grant: &Grant, fact: &GrantFact) -> Result<PathBuf, CallError> {
     Err(outside())
 }
 
-/// Mounts that keep protected paths as they are: the path itself read-only, and every directory above
-/// it pinned, because whoever renames the directory could put another in its place.
+/// Mounts that keep protected paths as they are: the path itself read-only, and every directory
+/// above it pinned, because whoever renames the directory could put another in its place.
 fn protections(protect: &[(&Path, ProtectState)]) -> Vec<Mount> {
     let present = protect
         .iter()

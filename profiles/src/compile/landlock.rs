@@ -88,7 +88,8 @@ impl Rights {
 
     /// A ruleset with these rules that handles everything the kernel knows.
     pub(super) fn ruleset(self, rules: Vec<LandlockRule>, loopback: bool) -> Landlock {
-        // With loopback, TCP is left to the network namespace, in which nothing else can be reached.
+        // With loopback, TCP is left to the network namespace, in which nothing else can be
+        // reached.
         let net = self.abi >= 4 && !loopback;
         let scopes = self.abi >= 6;
         Landlock {

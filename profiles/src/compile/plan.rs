@@ -13,8 +13,8 @@ use crate::resolve::{PathArgument, PathKind, Piece, Place, WORK, Word};
 
 use super::{Compiled, HOME, PATH};
 
-/// Longest word of a command line or variable of an environment in bytes, with its NUL (the kernel's
-/// `MAX_ARG_STRLEN`).
+/// Longest word of a command line or variable of an environment in bytes, with its NUL (the
+/// kernel's `MAX_ARG_STRLEN`).
 pub const WORD_BYTES_MAX: usize = 128 * 1024;
 /// Most bytes of a command line and an environment together: they travel to the launcher in one
 /// message, of which the rest is left for mounts and rules.

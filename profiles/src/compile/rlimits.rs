@@ -10,7 +10,8 @@ use crate::resolve::Limits;
 const STACK_BYTES: u64 = 8 << 20;
 /// Locked memory: what runtimes lock for secrets and rings, no more.
 const LOCKED_BYTES: u64 = 64 << 10;
-/// POSIX message queues: the cell has an IPC namespace of its own, and this much kernel memory in it.
+/// POSIX message queues: the cell has an IPC namespace of its own, and this much kernel memory in
+/// it.
 const QUEUE_BYTES: u64 = 800 << 10;
 /// Queued signals, which are kernel memory too.
 const SIGNALS: u64 = 1024;

@@ -105,7 +105,8 @@ pub(super) fn writes(resolved: &Resolved, place: &Place) -> bool {
     resolved.files.write.iter().any(|rule| rule.place == *place)
 }
 
-/// The files that a cell has in `/etc`: enough to know who and where it is, and nothing of the host.
+/// The files that a cell has in `/etc`: enough to know who and where it is, and nothing of the
+/// host.
 fn etc() -> [(&'static str, String); 5] {
     let (uid, gid) = (INSIDE.uid, INSIDE.gid);
     [
@@ -142,10 +143,10 @@ fn etc() -> [(&'static str, String); 5] {
 ///
 /// Landlock looks a path up through mount points to the parents of what is mounted, so a rule on a
 /// directory of the root also holds for everything of the host beneath it. `/` therefore gets no
-/// right but to list directories: to list is all that it grants anywhere, which is acceptable because
-/// what is not listed in the profile does not exist in the cell, and what `deny` names is covered by
-/// a directory without permissions. No rule covers the file `/.unreadable`, which the runner tries to
-/// read in order to prove that the domain refuses.
+/// right but to list directories: to list is all that it grants anywhere, which is acceptable
+/// because what is not listed in the profile does not exist in the cell, and what `deny` names is
+/// covered by a directory without permissions. No rule covers the file `/.unreadable`, which the
+/// runner tries to read in order to prove that the domain refuses.
 pub(super) fn rules(resolved: &Resolved, devices: &[&str], rights: Rights) -> Vec<LandlockRule> {
     let rule = |path: &str, what: Use, directory: bool| LandlockRule {
         path: PathBuf::from(path),

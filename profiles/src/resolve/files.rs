@@ -283,15 +283,18 @@ fn named(name: &str, origin: &Origin) -> Result<Workspace, Diagnostic> {
 fn host(path: &str, origin: &Origin) -> Result<Workspace, Diagnostic> {
     let path = paths::absolute(path)
         .map_err(|error| Diagnostic::at(origin, format!("the workspace: {error}")))?;
-    for refused in ["/", "/proc", "/sys", "/dev", "/etc", "/usr", "/boot"] {
-        let whole = path == Path::new(refused);
-        if whole || (refused.len() > 1 && path.starts_with(refused)) {
-            let message = format!("`{}` cannot be a workspace", path.display());
-            return Err(Diagnostic::at(origin, message)
-                .with_hint("give a directory that holds nothing but work"));
-        }
-    }
+    check_workspace_path(&path, origin)?;
     Ok(Workspace::Host { path })
+}
+
+/// Refuses directories of the host that hold more than work.
+pub(crate) fn check_workspace_path(path: &Path, origin: &Origin) -> Result<(), Diagnostic> {
+    let refused = ["/proc", "/sys", "/dev", "/etc", "/usr", "/boot"];
+    if path != Path::new("/") && !refused.iter().any(|refused| path.starts_with(refused)) {
+        return Ok(());
+    }
+    let message = format!("`{}` cannot be a workspace", path.display());
+    Err(Diagnostic::at(origin, message).with_hint("give a directory that holds nothing but work"))
 }
 
 /// A workspace that no rule uses, or a rule for a workspace that is not there, is a mistake.

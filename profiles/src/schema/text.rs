@@ -150,7 +150,10 @@ impl<T: JsonSchema> JsonSchema for Short<T> {
 
 /// Makes a type that is written as a string and read by a function of [`crate::units`].
 macro_rules! written_as_text {
-    ($(#[$doc:meta])* $name:ident($inner:ty), $parse:expr, $show:expr, $expected:literal, $pattern:literal) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident($inner:ty), $parse:expr, $show:expr, $expected:literal, $pattern:literal
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name(pub $inner);
