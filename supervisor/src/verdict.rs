@@ -7,6 +7,7 @@ use runner::report::{End, SetupFailure, Step};
 
 use crate::cgroup;
 use crate::denials::Recorded;
+use crate::exceeded;
 use crate::outcome::{Denial, DenialKind, Outcome, Status, Stream, Usage};
 use crate::service::Start;
 use crate::supervise::{Ending, Watched};
@@ -44,9 +45,9 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
         left_out,
         emptied,
     } = evidence;
-    let failed = !matches!(watched.end, Some(End::Exited(0)));
-    let (status, reason) = judge(start, limits, &watched, events, failed);
-    for denial in limit_denials(limits, &watched, events) {
+    let limits_hit = exceeded::denials(limits, &watched, events);
+    let (status, reason) = judge(start, &watched, exceeded::cause(&watched, events), &limits_hit);
+    for (_, denial) in limits_hit {
         denials.add(denial);
     }
     if let Some(failure) = watched.failure
@@ -124,100 +125,29 @@ fn blank(start: &Start, status: Status) -> Outcome {
     }
 }
 
-/// The status and its reason. The order is the order of certainty: what was seen to end the cell,
-/// then what the kernel counted, then what the tool's own end suggests.
+/// The status and its reason.
 fn judge(
     start: &Start,
-    limits: &Limits,
     watched: &Watched,
-    events: cgroup::Events,
-    failed: bool,
+    cause: Option<Ending>,
+    limits_hit: &[(Ending, Denial)],
 ) -> (Status, String) {
     if let Some(failure) = watched.failure {
         return setup(start, failure);
     }
-    if events.oom_kills > 0 {
-        return by_ending(limits, Ending::Memory);
-    }
-    if let Some(ending) = watched.ending {
-        return by_ending(limits, ending);
-    }
-    if failed && events.pids_denied > 0 {
-        return by_ending(limits, Ending::Pids);
-    }
-    if failed && watched.disk_full {
-        return by_ending(limits, Ending::Disk);
+    if let Some(cause) = cause {
+        return exceeded::verdict(cause, limits_hit);
     }
     match watched.end {
-        Some(End::Signalled(number)) if number == Signal::SIGXCPU as i32 => {
-            by_ending(limits, Ending::CpuTime)
+        Some(End::Signalled(_)) => {
+            (Status::Signalled, "Toolcell did not send it".to_owned())
         }
-        Some(End::Signalled(number)) if number == Signal::SIGXFSZ as i32 => {
-            let most = bytes(limits.file_size);
-            (
-                Status::DiskExceeded,
-                format!("it wrote a file larger than `limits.file_size = \"{most}\"`"),
-            )
-        }
-        Some(End::Signalled(number)) => (
-            Status::Signalled,
-            format!(
-                "ended by {}, which Toolcell did not send",
-                signal_name(number)
-            ),
-        ),
         Some(End::Exited(_)) => (Status::Exited, String::new()),
         None => (
             Status::SetupFailed,
             "the cell ended without a word; hint: was it, or the launcher, killed from outside?"
                 .to_owned(),
         ),
-    }
-}
-
-fn by_ending(limits: &Limits, ending: Ending) -> (Status, String) {
-    let limit = |what: &str, key: &str, now: String| {
-        format!("{what}; hint: raise `limits.{key}`, which is \"{now}\"")
-    };
-    match ending {
-        Ending::Wall => (
-            Status::TimedOut,
-            limit("ended at its wall-clock deadline", "wall", spoken(limits.wall)),
-        ),
-        Ending::Idle => (
-            Status::TimedOut,
-            limit(
-                "ended because it wrote nothing for too long",
-                "idle",
-                limits.idle.map(spoken).unwrap_or_default(),
-            ),
-        ),
-        Ending::CpuTime => (
-            Status::CpuTimeExceeded,
-            limit("ended because its CPU time was used up", "cpu_time", spoken(limits.cpu_time)),
-        ),
-        Ending::Memory => (
-            Status::OutOfMemory,
-            limit("a process in the cell was killed for want of memory", "memory", bytes(limits.memory)),
-        ),
-        Ending::Pids => (
-            Status::PidsExceeded,
-            limit(
-                "the cell had as many processes and threads as it may",
-                "pids",
-                limits.pids.to_string(),
-            ),
-        ),
-        Ending::Output => (
-            Status::OutputExceeded,
-            limit("ended because it wrote too much", "output", bytes(limits.output)),
-        ),
-        Ending::Disk => (
-            Status::DiskExceeded,
-            "a size-capped directory is full; hint: raise `limits.disk`, `limits.tmp` or `limits.shm`"
-                .to_owned(),
-        ),
-        Ending::Cancelled => (Status::Cancelled, "cancelled by the caller".to_owned()),
     }
 }
 
@@ -281,7 +211,7 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
     let what = failure.step.what();
     let why = match failure.errno {
         0 => "the kernel does not confirm it".to_owned(),
-        _ => format!("{} ({errno})", errno.desc()),
+        _ => errno.to_string(),
     };
     (
         Status::SetupFailed,
@@ -305,112 +235,6 @@ fn exec_denial(start: &Start, failure: SetupFailure) -> Option<Denial> {
     })
 }
 
-/// Limits that the cell ran into, whether or not that ended it.
-fn limit_denials(limits: &Limits, watched: &Watched, events: cgroup::Events) -> Vec<Denial> {
-    let denial = |what: &str, key: &str, now: String, twice: String, count: u64| Denial {
-        kind: DenialKind::Limit,
-        what: what.to_owned(),
-        rule: format!("limits.{key} = \"{now}\""),
-        allow_with: format!("limits.{key} = \"{twice}\""),
-        count,
-    };
-    let double = |time: std::time::Duration| spoken(time * 2);
-    let mut found = Vec::new();
-    if events.oom_kills > 0 || watched.ending == Some(Ending::Memory) {
-        let count = events.oom_kills.max(1);
-        found.push(denial(
-            "memory",
-            "memory",
-            bytes(limits.memory),
-            bytes(limits.memory * 2),
-            count,
-        ));
-    }
-    if events.pids_denied > 0 {
-        let (now, twice) = (
-            limits.pids.to_string(),
-            limits.pids.saturating_mul(2).to_string(),
-        );
-        found.push(Denial {
-            rule: format!("limits.pids = {now}"),
-            allow_with: format!("limits.pids = {twice}"),
-            ..denial(
-                "processes and threads",
-                "pids",
-                now,
-                twice,
-                events.pids_denied,
-            )
-        });
-    }
-    if watched.disk_full || watched.ending == Some(Ending::Disk) {
-        found.push(denial(
-            "space",
-            "disk",
-            bytes(limits.disk),
-            bytes(limits.disk * 2),
-            1,
-        ));
-    }
-    match watched.ending {
-        Some(Ending::Wall) => {
-            found.push(denial(
-                "time",
-                "wall",
-                spoken(limits.wall),
-                double(limits.wall),
-                1,
-            ));
-        }
-        Some(Ending::Idle) => {
-            let idle = limits.idle.unwrap_or_default();
-            found.push(denial(
-                "time without output",
-                "idle",
-                spoken(idle),
-                double(idle),
-                1,
-            ));
-        }
-        Some(Ending::CpuTime) => {
-            let (now, twice) = (spoken(limits.cpu_time), double(limits.cpu_time));
-            found.push(denial("CPU time", "cpu_time", now, twice, 1));
-        }
-        Some(Ending::Output) => {
-            found.push(denial(
-                "output",
-                "output",
-                bytes(limits.output),
-                bytes(limits.output * 2),
-                1,
-            ));
-        }
-        _ => {}
-    }
-    found
-}
-
 fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |s| s.as_str().to_owned())
-}
-
-/// A size as a profile would have it.
-fn bytes(size: u64) -> String {
-    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    for (unit, name) in UNITS {
-        if size >= unit && size.is_multiple_of(unit) {
-            return format!("{} {name}", size / unit);
-        }
-    }
-    format!("{size} B")
-}
-
-/// A duration as a profile would have it.
-fn spoken(time: std::time::Duration) -> String {
-    let millis = time.as_millis();
-    if millis.is_multiple_of(1000) {
-        format!("{} s", millis / 1000)
-    } else {
-        format!("{millis} ms")
-    }
 }
