@@ -23,7 +23,7 @@ const PROGRESS_BYTES_MAX: usize = 4096;
 /// The supervisor's ends of the tool's streams.
 #[derive(Debug)]
 pub struct Ends {
-    /// Feeds standard input; absent if the tool has `/dev/null`.
+    /// Feeds standard input; absent if the tool is fed nothing.
     pub stdin: Option<pipe::Sender>,
     /// Standard output.
     pub stdout: pipe::Receiver,
@@ -36,12 +36,11 @@ pub struct Ends {
 /// # Errors
 /// If there are no descriptors left.
 pub fn open(fed: bool) -> io::Result<(Ends, Streams)> {
-    let (stdin, their_stdin) = if fed {
-        let (sender, receiver) = pipe::pipe()?;
-        (Some(sender), receiver.into_blocking_fd()?)
-    } else {
-        (None, OwnedFd::from(std::fs::File::open("/dev/null")?))
-    };
+    // A tool that is fed nothing gets a pipe that has ended. `/dev/null` would be the host's own
+    // inode on a writable mount, whose times anybody who may write to it may change.
+    let (sender, receiver) = pipe::pipe()?;
+    let their_stdin = receiver.into_blocking_fd()?;
+    let stdin = fed.then_some(sender);
     let (their_stdout, stdout) = pipe::pipe()?;
     let (their_stderr, stderr) = pipe::pipe()?;
     let theirs = Streams {
@@ -49,7 +48,14 @@ pub fn open(fed: bool) -> io::Result<(Ends, Streams)> {
         stdout: their_stdout.into_blocking_fd()?,
         stderr: their_stderr.into_blocking_fd()?,
     };
-    Ok((Ends { stdin, stdout, stderr }, theirs))
+    Ok((
+        Ends {
+            stdin,
+            stdout,
+            stderr,
+        },
+        theirs,
+    ))
 }
 
 /// Feeds the tool, then closes its input. A tool that does not read it is not an error.
@@ -135,7 +141,13 @@ pub async fn drain(
     spool: Spool,
     mut listeners: Listeners,
 ) -> Kept {
-    let mut kept = Kept { head: Vec::new(), bytes: 0, spool, spooled: false, lost: None };
+    let mut kept = Kept {
+        head: Vec::new(),
+        bytes: 0,
+        spool,
+        spooled: false,
+        lost: None,
+    };
     let mut chunk = vec![0; CHUNK_BYTES];
     // A read error on a pipe of our own can only be a bug in this program; the end is the safe answer.
     while let Ok(length) = from.read(&mut chunk).await
@@ -148,7 +160,10 @@ pub async fn drain(
             let text = String::from_utf8_lossy(&within[..within.len().min(PROGRESS_BYTES_MAX)]);
             if !text.is_empty() {
                 // A full queue means that nobody keeps up; the result has it all.
-                let _ = progress.try_send(Progress::Output { stream, text: text.into_owned() });
+                let _ = progress.try_send(Progress::Output {
+                    stream,
+                    text: text.into_owned(),
+                });
             }
         }
         if let Some(copy) = &mut listeners.copy
@@ -189,7 +204,11 @@ impl Kept {
     #[must_use]
     pub fn publish(self) -> (outcome::Stream, Option<String>) {
         let truncated = self.spooled || (self.head.len() as u64) < self.bytes;
-        let resource = if self.spooled { self.spool.publish() } else { None };
+        let resource = if self.spooled {
+            self.spool.publish()
+        } else {
+            None
+        };
         let text = match std::str::from_utf8(&self.head) {
             Ok(text) => text.to_owned(),
             // The head may end within a character.
@@ -198,6 +217,14 @@ impl Kept {
             }
             Err(_) => String::from_utf8_lossy(&self.head).into_owned(),
         };
-        (outcome::Stream { text, bytes: self.bytes, truncated, resource }, self.lost)
+        (
+            outcome::Stream {
+                text,
+                bytes: self.bytes,
+                truncated,
+                resource,
+            },
+            self.lost,
+        )
     }
 }
