@@ -1,7 +1,6 @@
 //! The tool's standard streams: what it is fed, and what of its output is kept.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
