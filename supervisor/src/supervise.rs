@@ -4,12 +4,13 @@
 //! ending it is not taken for another.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::statvfs::fstatvfs;
 use profiles::compile::Compiled;
-use profiles::resolve::{Limits, Workspace};
+use profiles::resolve::{Limits, WORK, Workspace};
 use runner::report::{Confirmed, End, Report, SetupFailure, Step, Usage};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -70,8 +71,8 @@ pub struct Watched {
     pub wall: Duration,
     /// Directories of the cell, in the order of the template's `handed_back`.
     pub directories: Vec<OwnedFd>,
-    /// A size-capped directory was full at the end.
-    pub disk_full: bool,
+    /// Size-capped directories that were full at the end, by their paths in the cell.
+    pub full: Vec<PathBuf>,
     /// Everything in the cell has ended.
     pub emptied: bool,
 }
@@ -128,7 +129,7 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
             rusage: Usage::default(),
             wall: Duration::ZERO,
             directories: Vec::new(),
-            disk_full: false,
+            full: Vec::new(),
             emptied: false,
         },
         launched: Instant::now(),
@@ -353,12 +354,23 @@ impl Course<'_> {
         };
         let sum = processes::sum(first.pid);
         let in_memory: u64 = self
-            .result
-            .directories
-            .iter()
-            .filter_map(used_in_memory)
+            .in_memory()
+            .filter_map(|(_, directory)| used_in_memory(directory))
             .sum();
         (sum.cpu_micros, sum.anonymous_bytes + in_memory)
+    }
+
+    /// The cell's own directories in memory, by their paths in the cell. A workspace of the host's
+    /// is none, also if the host keeps it in memory.
+    fn in_memory(&self) -> impl Iterator<Item = (&Path, &OwnedFd)> {
+        let compiled = self.watch.compiled;
+        let of_the_host = matches!(
+            compiled.resolved.workspace,
+            Workspace::Host { .. } | Workspace::Named { .. }
+        );
+        let paths = compiled.template.handed_back.iter().map(PathBuf::as_path);
+        let all = paths.zip(&self.result.directories);
+        all.filter(move |(path, _)| !(of_the_host && *path == Path::new(WORK)))
     }
 
     async fn finish(mut self) -> Watched {
@@ -378,7 +390,9 @@ impl Course<'_> {
         self.result.wall = self
             .running
             .map_or(Duration::ZERO, |running| running.elapsed());
-        self.result.disk_full = self.result.directories.iter().any(is_full);
+        let own = self.in_memory();
+        let full = own.filter(|(_, directory)| is_full(directory));
+        self.result.full = full.map(|(path, _)| path.to_owned()).collect();
         self.result
     }
 }
