@@ -150,16 +150,16 @@ impl Service {
     /// Serves the tools of a catalog.
     #[must_use]
     pub fn new(catalog: Catalog, results: Results, audit: Audit, cells: Arc<dyn Run>) -> Self {
-        let calls = TaskTracker::new();
+        let under_way = TaskTracker::new();
         // It takes tasks all the same: closing only means that one can wait until it has none.
-        calls.close();
+        under_way.close();
         Self {
             catalog,
             results,
             audit,
             admission: Admission::default(),
             cells,
-            calls,
+            calls: under_way,
             closing: CancellationToken::new(),
         }
     }
@@ -368,5 +368,27 @@ pub fn ended(call: &str, tool: &str, status: Status, reason: String) -> Outcome 
         usage: Usage::default(),
         enforced: None,
         files: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn running_call_says_so_now_and_then() {
+        let (sender, mut news) = mpsc::channel(8);
+        let running: Running<'_> = Box::pin(async {
+            tokio::time::sleep(ELAPSED_EVERY * 2 + ELAPSED_EVERY / 2).await;
+            ended("call", "tool", Status::Exited, String::new())
+        });
+        with_elapsed(running, sender).await;
+        for times in 1..=2 {
+            assert_eq!(
+                news.recv().await,
+                Some(Progress::Elapsed(ELAPSED_EVERY * times))
+            );
+        }
+        assert_eq!(news.recv().await, None);
     }
 }

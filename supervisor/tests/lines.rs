@@ -5,8 +5,11 @@
 mod fixture;
 
 use fixture::{Fixture, Raw, call, modern, request};
+use proptest::prelude::*;
+use rmcp::transport::Transport;
 use serde_json::{Value, json};
-use supervisor::lines::{MESSAGE_BYTES_MAX, REQUESTS_MAX};
+use supervisor::lines::{Lines, MESSAGE_BYTES_MAX, REQUESTS_MAX};
+use tokio_util::sync::CancellationToken;
 
 async fn opened(fixture: &Fixture) -> Raw {
     let (mut client, _served) = fixture.raw();
@@ -230,4 +233,57 @@ async fn too_many_requests_at_once_are_refused() {
         .await;
     client.send(modern(1001, "tools/list", json!({}))).await;
     assert_eq!(client.answer().await["id"], 1001);
+}
+
+/// Lines as they may come: noise, messages, and messages with noise in them.
+fn input() -> impl Strategy<Value = Vec<u8>> {
+    let message = prop_oneof![
+        Just(json!({"jsonrpc": "2.0", "id": 1, "method": "ping"})),
+        Just(json!({"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": {}})),
+        Just(json!({"jsonrpc": "2.0", "method": "notifications/initialized"})),
+        Just(json!({"jsonrpc": "2.0", "id": 2, "result": {}})),
+        Just(json!([{"id": 1}])),
+    ];
+    let line = (
+        message,
+        any::<prop::sample::Index>(),
+        any::<u8>(),
+        any::<bool>(),
+    );
+    let line = line.prop_map(|(message, position, byte, spoiled)| {
+        let mut text = message.to_string().into_bytes();
+        if spoiled {
+            let position = position.index(text.len());
+            text[position] = byte;
+        }
+        text.push(b'\n');
+        text
+    });
+    prop::collection::vec(prop_oneof![line, any::<Vec<u8>>()], 0..20)
+        .prop_map(|lines| lines.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_input_comes_to_an_end_and_what_is_said_is_json(input in input()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (said, ended) = runtime.block_on(async {
+            let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+            let ended = CancellationToken::new();
+            let mut lines = Lines::new(&input[..], theirs, ended.clone());
+            while lines.receive().await.is_some() {}
+            lines.close().await.unwrap();
+            drop(lines);
+            let mut said = String::new();
+            tokio::io::AsyncReadExt::read_to_string(&mut ours, &mut said).await.unwrap();
+            (said, ended.is_cancelled())
+        });
+        prop_assert!(ended);
+        for line in said.lines() {
+            let answer: Value = serde_json::from_str(line).unwrap();
+            prop_assert!(answer["error"]["code"].is_i64());
+        }
+    }
 }

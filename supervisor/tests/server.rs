@@ -80,6 +80,28 @@ async fn tools_are_listed_sorted_with_derived_hints_in_both_eras() {
 }
 
 #[tokio::test]
+async fn older_versions_are_spoken_and_others_answered_with_the_newest_of_their_era() {
+    let fixture = Fixture::new();
+    for (asked, spoken) in [
+        ("2024-11-05", "2024-11-05"),
+        ("2025-03-26", "2025-03-26"),
+        ("2025-06-18", "2025-06-18"),
+        ("2025-11-25", "2025-11-25"),
+        ("2026-07-28", "2025-11-25"),
+        ("1999-01-01", "2025-11-25"),
+    ] {
+        let (mut client, _served) = fixture.raw();
+        let client_info = json!({"name": "raw", "version": "1"});
+        let params =
+            json!({"protocolVersion": asked, "capabilities": {}, "clientInfo": client_info});
+        let answer = client.ask(1, "initialize", params).await;
+        assert_eq!(answer["result"]["protocolVersion"], spoken);
+        let answer = client.ask(2, "tools/call", call("alpha", "hello")).await;
+        assert_eq!(answer["result"]["isError"], false, "{asked}");
+    }
+}
+
+#[tokio::test]
 async fn tool_that_writes_to_the_host_is_not_read_only() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().display();
