@@ -11,10 +11,15 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod clients;
+pub mod ground;
 pub mod left;
+pub mod programs;
+pub mod running;
 pub mod track;
 
 pub use left::{Host, assert_nothing_left};
+pub use running::Running;
 use track::Track;
 
 /// The ordinary user that tests run as when they are started by root: nobody.
@@ -170,6 +175,12 @@ impl World {
     /// A command line that starts toolcell as this world's user, in a cgroup of the user's own.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
+        self.program(&toolcell(), arguments)
+    }
+
+    /// The same for any program.
+    #[must_use]
+    pub fn program(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut script = self.track.enter();
         if self.who == Who::User && nix::unistd::geteuid().is_root() {
             for procs in delegated(USER) {
@@ -185,7 +196,7 @@ impl World {
         }
         // Every step is an exec, so the child's PID is the supervisor's.
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(script).arg(toolcell());
+        command.arg("-c").arg(script).arg(program);
         command
             .args(arguments)
             .env_clear()
@@ -207,6 +218,32 @@ impl World {
         let mut arguments = vec!["run", "--json", "--profile", profile, "--"];
         arguments.extend(command);
         outcome(&self.toolcell(&arguments))
+    }
+
+    /// Writes a profile that extends `standard` by these tables; returns its path for `--profile`.
+    #[must_use]
+    pub fn profile(&self, tables: &str) -> String {
+        let text = format!(
+            "format = 1\nname = \"test\"\ntitle = \"Test\"\ndescription = \"A test's.\"\n\
+             extends = [\"standard\"]\n{tables}\n"
+        );
+        self.write("test.toml", &text).display().to_string()
+    }
+
+    /// Runs a Python script in a cell of a profile that extends `standard` by these tables.
+    #[must_use]
+    pub fn python(&self, tables: &str, script: &str) -> Value {
+        self.run(&self.profile(tables), &["/usr/bin/python3", "-I", "-c", script])
+    }
+
+    /// The receipts in the world's log, in order.
+    #[must_use]
+    pub fn receipts(&self) -> Vec<Value> {
+        let log = std::fs::read_to_string(self.path("state/audit.jsonl")).unwrap_or_default();
+        let lines = log.lines().map(|line| {
+            serde_json::from_str::<Value>(line).expect("each line of the log is JSON")
+        });
+        lines.filter(|line| line.get("status").is_some()).collect()
     }
 
     /// Calls a tool (`toolcell call --json`) and returns the outcome.
