@@ -167,7 +167,8 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
                 Status::Denied,
                 format!(
                     "`{program}` may not be executed: no entry of `files.exec` covers it or its \
-                     interpreter, or it has no execute permission"
+                     interpreter, or it has no execute permission; hint: `files.exec = \
+                     [{program:?}]` in the profile would allow the former"
                 ),
             ),
             Errno::ENOENT => (

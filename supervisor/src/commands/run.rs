@@ -84,7 +84,10 @@ fn tool(args: &Args, host: &Host) -> Result<Tool, ExitCode> {
         match directory.canonicalize() {
             Ok(directory) => overrides.workspace = Some(WorkspaceKind::Host(directory)),
             Err(error) => {
-                tell(&format!("toolcell: the workspace `{}`: {error}", directory.display()));
+                tell(&format!(
+                    "toolcell: the workspace `{}`: {error}",
+                    directory.display()
+                ));
                 return Err(ExitCode::from(EXIT_NOT_STARTED));
             }
         }
@@ -123,7 +126,9 @@ fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> 
     }
     let candidates: Vec<PathBuf> = profiles::compile::Compiled::candidates(program);
     let found = candidates.iter().find(|path| {
-        path.canonicalize().is_ok_and(|path| tool.compiled.may_execute(&path)) && is_executable(path)
+        path.canonicalize()
+            .is_ok_and(|path| tool.compiled.may_execute(&path))
+            && is_executable(path)
     });
     let found = found.and_then(|path| path.to_str()).ok_or_else(|| {
         let places: Vec<_> = candidates
@@ -144,16 +149,18 @@ fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> 
 
 fn is_executable(path: &std::path::Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// The exit status that says how a call ended.
 #[must_use]
 pub fn exit_code(outcome: &Outcome) -> ExitCode {
     ExitCode::from(match outcome.status {
-        Status::Exited => {
-            outcome.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
-        }
+        Status::Exited => outcome
+            .exit_code
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(u8::MAX),
         Status::TimedOut => EXIT_DEADLINE,
         Status::Refused | Status::SetupFailed | Status::Denied => EXIT_NOT_STARTED,
         Status::CpuTimeExceeded
@@ -170,26 +177,43 @@ pub fn exit_code(outcome: &Outcome) -> ExitCode {
 fn by_signal(name: Option<&str>) -> u8 {
     let named = name.and_then(|name| name.parse::<nix::sys::signal::Signal>().ok());
     let number = named.map(|signal| signal as i32).or_else(|| {
-        name.and_then(|name| name.strip_prefix("signal ")).and_then(|number| number.parse().ok())
+        name.and_then(|name| name.strip_prefix("signal "))
+            .and_then(|number| number.parse().ok())
     });
-    number.and_then(|number| u8::try_from(128 + number).ok()).unwrap_or(u8::MAX)
+    number
+        .and_then(|number| u8::try_from(128 + number).ok())
+        .unwrap_or(u8::MAX)
 }
 
-/// One line that says what ended the call, if the tool did not, and one for each denial.
+/// One line that says what ended the call, if the tool did not, and one for each further denial.
 fn explain_on_stderr(outcome: &Outcome) {
     if outcome.status != Status::Exited {
         tell(&format!("toolcell: {}", render::status(outcome)));
     } else if !outcome.reason.is_empty() {
         tell(&format!("toolcell: {}", outcome.reason));
     }
+    let told = |line: &str| !line.is_empty() && outcome.reason.contains(&format!("`{line}`"));
     for denial in &outcome.denials {
+        if told(&denial.allow_with) {
+            continue;
+        }
         tell(&format!("toolcell: {}", line(denial)));
     }
 }
 
 fn line(denial: &Denial) -> String {
-    let Denial { what, rule, allow_with, count, .. } = denial;
-    let times = if *count > 1 { format!(" ({count} times)") } else { String::new() };
+    let Denial {
+        what,
+        rule,
+        allow_with,
+        count,
+        ..
+    } = denial;
+    let times = if *count > 1 {
+        format!(" ({count} times)")
+    } else {
+        String::new()
+    };
     let mend = if allow_with.is_empty() {
         "no profile can allow it".to_owned()
     } else {
