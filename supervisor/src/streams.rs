@@ -95,6 +95,12 @@ impl OutputLimit {
         self.begun + std::time::Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
+    /// Whether more was written than may be.
+    #[must_use]
+    pub fn is_passed(&self) -> bool {
+        self.so_far.load(Ordering::Relaxed) > self.most
+    }
+
     /// Counts bytes, and returns how many of them are within the limit.
     fn count(&self, bytes: usize) -> usize {
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
