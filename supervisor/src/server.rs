@@ -2,6 +2,7 @@
 //! each request (2026-07-28).
 
 use std::ops::Bound;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -129,7 +130,7 @@ impl ServerHandler for Server {
             )
         });
         let (progress, reports) = reporting.unzip();
-        let call = self.service.call(Request {
+        let mut call = pin!(self.service.call(Request {
             tool: request.name.into_owned(),
             arguments: request.arguments.map_or(Value::Null, Value::Object),
             asker: Asker {
@@ -138,13 +139,18 @@ impl ServerHandler for Server {
                 progress,
                 terminal: false,
             },
-        });
+        }));
         let called = tokio::select! {
             biased;
-            called = call => called,
-            // The call is ended as its future is dropped, and a cancelled request is not answered.
+            called = &mut call => called,
             () = context.ct.cancelled() => {
-                return Err(ErrorData::internal_error("the request was cancelled", None));
+                if !self.connection.is_cancelled() {
+                    // The call is ended as its future is dropped; a cancelled request is not
+                    // answered.
+                    return Err(ErrorData::internal_error("the request was cancelled", None));
+                }
+                // Everything is about to end, and this call is on its way to an answer.
+                call.await
             }
         };
         if let Some(reports) = reports {

@@ -27,7 +27,7 @@ use crate::service::{Run, Service};
 
 /// How long calls may go on by themselves when the client has closed its side: a script that pipes
 /// its requests in gets its answers, and clients wait two seconds before they send SIGTERM.
-pub const DRAIN: Duration = Duration::from_millis(500);
+pub const DRAIN: Duration = Duration::from_secs(1);
 /// How long cancelled calls may take to end: the longest grace that a profile commonly gives its
 /// tool, and time to empty the cell. What is left then dies with the supervisor.
 pub const EXIT_GRACE: Duration = Duration::from_secs(10);
