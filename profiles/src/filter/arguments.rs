@@ -167,6 +167,7 @@ pub(super) fn check(name: &str, facts: FilterFacts) -> Option<Decision> {
         "fchmodat" | "fchmodat2" => mode(2),
         "mknod" => node(1),
         "mknodat" => node(2),
+        "renameat2" => whiteout(),
         "socket" => socket(facts),
         "socketpair" => socketpair(facts),
         "sendmsg" => fast_open(2),
@@ -343,6 +344,18 @@ fn node(argument: u8) -> Decision {
     let allowed = [PLAIN, S_IFREG, S_IFIFO, S_IFSOCK]
         .map(|kind| Case::allow([masked(argument, S_IFMT | SET_ID, kind)]));
     Decision::only(allowed, DENY)
+}
+
+/// `RENAME_WHITEOUT` makes a node of device 0:0 without `mknod`, and Landlock does not take it for
+/// making a device: one would be left in a directory of the host. `EINVAL` is what most file systems
+/// say of it.
+fn whiteout() -> Decision {
+    const RENAME_WHITEOUT: u32 = 4;
+    let refused = masked(4, RENAME_WHITEOUT, RENAME_WHITEOUT);
+    Decision {
+        cases: vec![Case::deny([refused], Errno::Invalid)],
+        otherwise: Action::Allow,
+    }
 }
 
 pub(super) const AF_UNIX: u32 = 1;

@@ -32,6 +32,7 @@ pub(super) fn refused(name: &str, arguments: &[u64; 6]) -> String {
             format!("{name} with a setuid or setgid bit")
         }
         "mknod" | "mknodat" => format!("{name} of a device, or with a setuid or setgid bit"),
+        "renameat2" => "renameat2(RENAME_WHITEOUT)".to_owned(),
         "socket" => {
             let (family, kind) = (named(FAMILIES, low(0)), named(KINDS, low(1) & SOCK_TYPE));
             format!("socket({family}, {kind}, {})", low(2))

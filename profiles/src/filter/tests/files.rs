@@ -27,6 +27,19 @@ fn no_signal_is_bound_to_an_open_file() {
 }
 
 #[test]
+fn renaming_leaves_no_whiteout() {
+    const AT_FDCWD: u64 = 0xffff_ff9c;
+    let (no_replace, exchange, whiteout) = (1, 2, 4);
+    let renamed = |flags| answer("renameat2", [AT_FDCWD, 0, AT_FDCWD, 0, flags]);
+    for flags in [0, no_replace, exchange] {
+        assert_eq!(renamed(flags), Action::Allow);
+    }
+    for flags in [whiteout, no_replace | whiteout, whiteout | 1 << 32] {
+        assert_eq!(renamed(flags), Action::Deny(Errno::Invalid));
+    }
+}
+
+#[test]
 fn no_file_becomes_setuid_or_setgid() {
     const AT_FDCWD: u64 = 0xffff_ff9c;
     const CREATE: u64 = 0o101;

@@ -138,6 +138,7 @@ fn a_notification_says_what_was_tried_and_what_would_allow_it() {
         ("openat", [0, 0, 0o101, 0o4755, 0, 0]),
         ("openat", [0, 0, 0o101, 0o755, 0, 0]),
         ("mknod", [0, 0o20_644, 0, 0, 0, 0]),
+        ("renameat2", [0, 0, 0, 0, 4, 0]),
         ("memfd_create", [0; 6]),
         ("memfd_create", [0, 4, 0, 0, 0, 0]),
         ("mmap", [0, 4096, 3, 0x4_0022, 0, 0]),
