@@ -47,9 +47,11 @@ pub struct Outcome {
     pub status: Status,
     /// The tool's exit status, if it exited.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schemars(with = "i32")] // absent, never null
     pub exit_code: Option<i32>,
     /// The signal that ended the tool, by name, if one did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schemars(with = "String")] // absent, never null
     pub signal: Option<String>,
     /// In one or two sentences: why it ended so, and what would change it. Empty for a plain exit.
     #[serde(skip_serializing_if = "String::is_empty", default)]
@@ -64,6 +66,7 @@ pub struct Outcome {
     pub usage: Usage,
     /// What the kernel confirmed to be enforced; absent if the cell never came to that.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schemars(with = "Enforced")] // absent, never null
     pub enforced: Option<Enforced>,
     /// Files that the tool left in its workspace's `out/`.
     pub files: Vec<Artifact>,
@@ -80,6 +83,7 @@ pub struct Stream {
     pub truncated: bool,
     /// Where the whole can be read (`resources/read`), if it was truncated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schemars(with = "String")] // absent, never null
     pub resource: Option<String>,
 }
 
@@ -99,7 +103,9 @@ pub struct Denial {
 }
 
 /// The layer that denied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum DenialKind {
     /// The seccomp filter.
@@ -126,6 +132,7 @@ pub struct Usage {
     pub memory_peak_bytes: u64,
     /// Most processes and threads at once, where the kernel counts them.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schemars(with = "u64")] // absent, never null
     pub pids_peak: Option<u64>,
     /// Bytes sent and received over the network.
     pub egress_bytes: u64,
