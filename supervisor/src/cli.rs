@@ -1,6 +1,7 @@
 //! The command line: what is asked for, and what each command needs to be there first.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -91,10 +92,13 @@ pub fn main() -> ExitCode {
 
 /// Logs to standard error, which MCP leaves to the server; `TOOLCELL_LOG` sets the filter.
 fn log() {
+    // rmcp warns of every error that it answers with, also where a client has cancelled its call.
+    const FILTER: &str = "warn,rmcp::service=error";
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLCELL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(FILTER));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
 }
