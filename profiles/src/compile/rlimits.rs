@@ -18,9 +18,14 @@ const SIGNALS: u64 = 1024;
 /// The cell's first process counts for the user, too.
 const FIRST_PROCESS: u64 = 1;
 
+/// Core dumps: none. With 0 the kernel still hands the memory of a crashed tool to the program that
+/// `core_pattern` names, which runs as root on the host and keeps it there; 1 is its special value
+/// for not doing that, and too small for a file (`fs/coredump.c`).
+const CORE_BYTES: u64 = 1;
+
 pub(super) fn rlimits(limits: &Limits, tier: Tier) -> Vec<Rlimit> {
     let mut rlimits = vec![
-        (Resource::Core, 0),
+        (Resource::Core, CORE_BYTES),
         (Resource::FileSize, limits.file_size),
         (Resource::OpenFiles, u64::from(limits.open_files)),
         (Resource::Stack, STACK_BYTES),
