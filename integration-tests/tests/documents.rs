@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use harness::{World, everyone, profile_directory};
+use runner::confine::{CELL_STEPS, TOOL_STEPS};
+use runner::report::Step;
 use serde_json::Value;
 
 /// What precedes a part of a profile.
@@ -305,4 +307,67 @@ fn links_between_documents_lead_somewhere() {
             );
         }
     }
+}
+
+#[test]
+fn the_order_of_confinement_is_the_codes() {
+    let steps = |steps: &[Step]| -> Vec<String> {
+        let rows = steps.iter().enumerate();
+        rows.map(|(index, step)| format!("| {} | {step:?} | {} |", index + 1, step.what()))
+            .collect()
+    };
+    let text = read("ARCHITECTURE.md");
+    let number = |line: &&str| {
+        line.strip_prefix("| ")
+            .is_some_and(|row| row.starts_with(|first: char| first.is_ascii_digit()))
+    };
+    let rows: Vec<String> = text.lines().filter(number).map(str::to_owned).collect();
+    assert_eq!(rows, [steps(&CELL_STEPS), steps(&TOOL_STEPS)].concat());
+}
+
+#[test]
+fn every_module_is_on_the_map() {
+    let text = read("ARCHITECTURE.md");
+    for part in ["runner", "profiles", "supervisor"] {
+        let start = text
+            .find(&format!("\n`{part}/` — "))
+            .expect("each part has a table");
+        let table = text[start..].split("\n\n").nth(1).expect("a table follows");
+        let on_map: BTreeSet<String> = table
+            .lines()
+            .skip(2)
+            .filter_map(|row| row.split('|').nth(1))
+            .flat_map(|cell| cell.split('`').skip(1).step_by(2).map(str::to_owned))
+            .collect();
+        let in_code: BTreeSet<String> = read(&format!("{part}/src/lib.rs"))
+            .lines()
+            .filter_map(|line| {
+                line.trim_start_matches("pub ")
+                    .strip_prefix("mod ")?
+                    .strip_suffix(';')
+            })
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(on_map, in_code, "{part}");
+    }
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let mut count = 0;
+    for document in documents() {
+        for name in read(&document).split('`').skip(1).step_by(2) {
+            let Some((file, test)) = name.split_once(".rs::") else {
+                continue;
+            };
+            let code = read(&format!("{file}.rs"));
+            // Where a table makes the tests, the name is a row's.
+            let is_there = [format!("fn {test}("), format!("\n    {test}: ")]
+                .iter()
+                .any(|it| code.contains(it));
+            assert!(is_there, "{document} names `{name}`, which is not there");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "only {count} tests are named in the documents");
 }
