@@ -87,17 +87,24 @@ pub fn detect(options: &Options) -> Detection {
 
 fn detect_v1(options: &Options) -> Result<Cgroups, Unusable> {
     let own = own_paths()?;
+    let all_mounts = mountinfo_self();
+    if all_mounts.is_empty() {
+        return Err(Unusable::new(
+            format!("no cgroup file system is mounted at {UNIFIED_MOUNTPOINT}"),
+            format!("`mount -t cgroup2 none {UNIFIED_MOUNTPOINT}`, or start Toolcell where it is"),
+        ));
+    }
     let parent_in = |controller: &'static str| -> Result<(PathBuf, PathBuf), Unusable> {
         let missing = || {
             Unusable::new(
                 format!("no cgroup v1 hierarchy with the `{controller}` controller is mounted"),
-                "start Toolcell where /sys/fs/cgroup is mounted (cgroup2, or every v1 controller)",
+                "mount it, or better, boot with cgroup v2 alone",
             )
         };
-        let mounts: Vec<PathBuf> = mountinfo_self()
-            .into_iter()
+        let mounts: Vec<PathBuf> = all_mounts
+            .iter()
             .filter(|mount| mount.super_opts.iter().any(|option| option == controller))
-            .map(|mount| mount.mount_point)
+            .map(|mount| mount.mount_point.clone())
             .collect();
         let first = mounts.first().ok_or_else(missing)?;
         if let Some(parent) = &options.parent {
@@ -149,7 +156,10 @@ fn v1_refused(parents: &v1::Parents, error: &CgroupError) -> Unusable {
         return Unusable::new(reason, READ_ONLY_MEND);
     }
     if geteuid().is_root() {
-        return Unusable::new(reason, "see what the system says above");
+        return Unusable::new(
+            reason,
+            "let root make directories there, or name another cgroup",
+        );
     }
     let uid = geteuid();
     let paths: Vec<String> = parents
@@ -191,7 +201,8 @@ fn detect_v2(options: &Options) -> Result<Cgroups, Unusable> {
                 "the cgroup `{}` cannot be used: {error}",
                 directory.display()
             ),
-            "see what the system says above",
+            "leave it to Toolcell alone: nobody else puts processes into it or changes its \
+             `cgroup.subtree_control`",
         )
     };
     let parent = match place {

@@ -111,7 +111,7 @@ impl Expected {
 
     /// Reads the file and compares; the line is what the outcome shows.
     pub fn check(&self, group: &Path) -> Result<String, CgroupError> {
-        let found = file::read(&group.join(self.file))?;
+        let found = file::read_short(&group.join(self.file))?;
         let found = found.trim();
         let rounded = |asked: u64| {
             let found: Option<u64> = found.parse().ok();

@@ -191,10 +191,15 @@ fn limit_memory(
     }
     let confirmed = expected.iter().map(|value| value.check(group)).collect();
     let oom_control = group.join("memory.oom_control");
-    if file::keyed(&oom_control, &file::read(&oom_control)?, "oom_kill_disable")? != 0 {
+    if file::keyed(
+        &oom_control,
+        &file::read_short(&oom_control)?,
+        "oom_kill_disable",
+    )? != 0
+    {
         // Inherited from the parent: without the killer a cell out of memory would hang for ever.
         file::write(&oom_control, "0")?;
-        let text = file::read(&oom_control)?;
+        let text = file::read_short(&oom_control)?;
         if file::keyed(&oom_control, &text, "oom_kill_disable")? != 0 {
             return Err(CgroupError::Differs {
                 file: "memory.oom_control",
@@ -243,7 +248,7 @@ pub(super) fn cores_allowed(group: &Path, mount: &Path) -> Option<f64> {
         .filter_map(|path| {
             // A group without a limit says -1, which is no `u32`; the topmost has no such file.
             let read = |name: &str| -> Option<u32> {
-                file::read(&path.join(name)).ok()?.trim().parse().ok()
+                file::read_short(&path.join(name)).ok()?.trim().parse().ok()
             };
             let (quota, period) = (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?);
             Some(f64::from(quota) / f64::from(period.max(1)))

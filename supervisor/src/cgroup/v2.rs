@@ -89,13 +89,13 @@ impl Cell {
     /// CPU time so far, in microseconds.
     pub fn cpu_micros(&self) -> Result<u64, CgroupError> {
         let path = self.directory.join("cpu.stat");
-        file::keyed(&path, &file::read(&path)?, "usage_usec")
+        file::keyed(&path, &file::read_short(&path)?, "usage_usec")
     }
 
     /// What has been used so far.
     pub fn usage(&self) -> Usage {
         let path = self.directory.join("cpu.stat");
-        let stat = file::read(&path).unwrap_or_default();
+        let stat = file::read_short(&path).unwrap_or_default();
         let of = |key: &str| file::keyed(&path, &stat, key).unwrap_or(0);
         Usage {
             user_micros: of("user_usec"),
@@ -131,7 +131,7 @@ impl Cell {
     /// Whether no process is left in it or below it.
     pub fn is_empty(&self) -> bool {
         let path = self.directory.join("cgroup.events");
-        match file::read(&path).and_then(|text| file::keyed(&path, &text, "populated")) {
+        match file::read_short(&path).and_then(|text| file::keyed(&path, &text, "populated")) {
             Ok(populated) => populated == 0,
             Err(_) => !self.directory.exists(),
         }
