@@ -27,13 +27,21 @@ impl World {
     #[must_use]
     pub fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("toolcell starts");
         let (lines, errors) = (
             read_lines(child.stdout.take().expect("it is a pipe")),
             read_all(child.stderr.take().expect("it is a pipe")),
         );
-        Running { stdin: child.stdin.take(), child, lines, errors }
+        Running {
+            stdin: child.stdin.take(),
+            child,
+            lines,
+            errors,
+        }
     }
 }
 
@@ -47,13 +55,18 @@ impl Running {
     /// The next line of its standard output, without its end.
     #[must_use]
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("it writes a line in time")
+        self.lines
+            .recv_timeout(PATIENCE)
+            .expect("it writes a line in time")
     }
 
     /// Writes to its standard input.
-    pub fn write(&mut self, text: &str) {
+    pub fn write(&mut self, text: impl AsRef<[u8]>) {
         let stdin = self.stdin.as_mut().expect("its input is open");
-        stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("it reads its input");
+        stdin
+            .write_all(text.as_ref())
+            .and_then(|()| stdin.flush())
+            .expect("it reads its input");
     }
 
     /// Closes its standard input.
@@ -73,7 +86,11 @@ impl Running {
         let status = self.wait();
         let stdout: String = self.lines.iter().map(|line| line + "\n").collect();
         let stderr = self.errors.recv_timeout(PATIENCE).unwrap_or_default();
-        Output { status, stdout: stdout.into_bytes(), stderr }
+        Output {
+            status,
+            stdout: stdout.into_bytes(),
+            stderr,
+        }
     }
 
     fn wait(&mut self) -> ExitStatus {
@@ -98,7 +115,10 @@ fn read_lines(from: ChildStdout) -> Receiver<String> {
     std::thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n') {
             let Ok(line) = line else { return };
-            if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+            if send
+                .send(String::from_utf8_lossy(&line).into_owned())
+                .is_err()
+            {
                 return;
             }
         }

@@ -38,16 +38,37 @@ if os.fork() == 0:
     os._exit(0)
 sys.stdin.read()
 ";
-        let command = ["run", "--profile", &profile, "--", "/usr/bin/python3", "-I", "-c", script];
+        let command = [
+            "run",
+            "--profile",
+            &profile,
+            "--",
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            script,
+        ];
         let mut running = world.start(&command);
         assert_eq!(running.line(), "up");
         let Some(processes) = world.track.processes() else {
-            harness::skip("processes seen from outside", "no hierarchy of cgroup v1 to follow them by");
+            harness::skip(
+                "processes seen from outside",
+                "no hierarchy of cgroup v1 to follow them by",
+            );
             continue;
         };
-        let tools = processes.iter().filter(|(_, name)| name == "python3").count();
-        assert!(tools >= 2, "{who:?}: the tool and its daemon are seen: {processes:?}");
-        assert!(!left::cgroups(&world).is_empty(), "{who:?}: the cell's cgroup is seen");
+        let tools = processes
+            .iter()
+            .filter(|(_, name)| name == "python3")
+            .count();
+        assert!(
+            tools >= 2,
+            "{who:?}: the tool and its daemon are seen: {processes:?}"
+        );
+        assert!(
+            !left::cgroups(&world).is_empty(),
+            "{who:?}: the cell's cgroup is seen"
+        );
         running.close();
         assert!(running.end().status.success(), "{who:?}");
         assert_nothing_left(&world, &before);
@@ -67,7 +88,9 @@ for _ in range(10):
         os._exit(0)
 os._exit(3)
 ";
-    ends(IN_TIME, script, "exited", |_, outcome| assert_eq!(outcome["exit_code"], 3));
+    ends(IN_TIME, script, "exited", |_, outcome| {
+        assert_eq!(outcome["exit_code"], 3)
+    });
 }
 
 #[test]
@@ -80,7 +103,12 @@ os._exit(0)
 ";
     ends(IN_TIME, script, "exited", |who, outcome| {
         assert_eq!(outcome["stdout"]["text"], "done\n", "{who:?}");
-        assert!(outcome["usage"]["wall_ms"].as_u64().is_some_and(|wall| wall < 60_000), "{who:?}");
+        assert!(
+            outcome["usage"]["wall_ms"]
+                .as_u64()
+                .is_some_and(|wall| wall < 60_000),
+            "{who:?}"
+        );
     });
 }
 
@@ -99,10 +127,18 @@ if os.fork() == 0:
 os.read(ready, 1)
 os._exit(0)
 ";
-    ends("[limits]\nwall = \"2 min\"\noutput = \"1 GiB\"\n", script, "exited", |who, outcome| {
-        let text = outcome["stdout"]["text"].as_str().expect("it is text");
-        assert!(text.starts_with("first\n"), "{who:?}: what came before the end is there");
-    });
+    ends(
+        "[limits]\nwall = \"2 min\"\noutput = \"1 GiB\"\n",
+        script,
+        "exited",
+        |who, outcome| {
+            let text = outcome["stdout"]["text"].as_str().expect("it is text");
+            assert!(
+                text.starts_with("first\n"),
+                "{who:?}: what came before the end is there"
+            );
+        },
+    );
 }
 
 #[test]
@@ -120,8 +156,13 @@ time.sleep(600)
     ends(tables, script, "timed_out", |who, outcome| {
         assert_eq!(outcome["stdout"]["text"], "up\ntidied up\n", "{who:?}");
         assert_eq!(outcome["exit_code"], 0, "{who:?}: it ended by itself");
-        let wall = outcome["usage"]["wall_ms"].as_u64().expect("it is measured");
-        assert!(wall < 50_000, "{who:?}: the grace period is not waited out: {wall}");
+        let wall = outcome["usage"]["wall_ms"]
+            .as_u64()
+            .expect("it is measured");
+        assert!(
+            wall < 50_000,
+            "{who:?}: the grace period is not waited out: {wall}"
+        );
     });
 }
 
@@ -135,8 +176,13 @@ while True: time.sleep(600)
 ";
     let tables = "[limits]\nwall = \"1 s\"\ngrace = \"1 s\"\n";
     ends(tables, script, "timed_out", |who, outcome| {
-        assert_eq!(outcome["stdout"]["text"], "up\nno\n", "{who:?}: it was asked, once");
-        let wall = outcome["usage"]["wall_ms"].as_u64().expect("it is measured");
+        assert_eq!(
+            outcome["stdout"]["text"], "up\nno\n",
+            "{who:?}: it was asked, once"
+        );
+        let wall = outcome["usage"]["wall_ms"]
+            .as_u64()
+            .expect("it is measured");
         assert!(wall >= 2_000, "{who:?}: it had its grace period: {wall}");
     });
 }
@@ -177,9 +223,14 @@ if os.fork() == 0: os.kill(os.getpid(), signal.SIGSTOP)
 os.kill(os.getpid(), signal.SIGSTOP)
 print('was continued')
 ";
-    ends("[limits]\nwall = \"1 s\"\n", script, "timed_out", |who, outcome| {
-        assert_eq!(outcome["signal"], "SIGTERM", "{who:?}: {outcome:#}");
-    });
+    ends(
+        "[limits]\nwall = \"1 s\"\n",
+        script,
+        "timed_out",
+        |who, outcome| {
+            assert_eq!(outcome["signal"], "SIGTERM", "{who:?}: {outcome:#}");
+        },
+    );
 }
 
 #[test]
@@ -202,7 +253,12 @@ import os, time
 for stream in range(3): os.close(stream)
 time.sleep(600)
 ";
-    ends("[limits]\nwall = \"500 ms\"\n", script, "timed_out", |_, _| {});
+    ends(
+        "[limits]\nwall = \"500 ms\"\n",
+        script,
+        "timed_out",
+        |_, _| {},
+    );
 }
 
 #[test]
@@ -214,9 +270,14 @@ while True:
         if os.fork() == 0: os._exit(0)
     except OSError: os._exit(9)
 ";
-    ends("[limits]\npids = 30\n", script, "pids_exceeded", |who, outcome| {
-        assert_eq!(outcome["exit_code"], 9, "{who:?}");
-    });
+    ends(
+        "[limits]\npids = 30\n",
+        script,
+        "pids_exceeded",
+        |who, outcome| {
+            assert_eq!(outcome["exit_code"], 9, "{who:?}");
+        },
+    );
 }
 
 #[test]
@@ -236,9 +297,14 @@ while made < 500:
     made += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 print(made)
 ";
-    ends("[limits]\npids = 20\nwall = \"2 min\"\n", script, "exited", |who, outcome| {
-        assert_eq!(outcome["stdout"]["text"], "500\n", "{who:?}: {outcome:#}");
-    });
+    ends(
+        "[limits]\npids = 20\nwall = \"2 min\"\n",
+        script,
+        "exited",
+        |who, outcome| {
+            assert_eq!(outcome["stdout"]["text"], "500\n", "{who:?}: {outcome:#}");
+        },
+    );
 }
 
 #[test]
@@ -272,7 +338,12 @@ for n in range(20):
         time.sleep(600)
 time.sleep(600)
 ";
-    ends("[limits]\nwall = \"1 s\"\ngrace = \"0 s\"\n", script, "timed_out", |_, _| {});
+    ends(
+        "[limits]\nwall = \"1 s\"\ngrace = \"0 s\"\n",
+        script,
+        "timed_out",
+        |_, _| {},
+    );
 }
 
 #[test]
@@ -285,7 +356,11 @@ fn a_tool_that_never_reads_its_input_ends_like_any_other() {
         let outcome = world.call("shell", &json!({ "script": "exit 4", "stdin": large }));
         assert_eq!(outcome["exit_code"], 4, "{who:?}: {outcome:#}");
         let read = world.call("shell", &json!({ "script": "wc -c", "stdin": large }));
-        assert_eq!(read["stdout"]["text"].as_str().map(str::trim), Some("100000"), "{who:?}");
+        assert_eq!(
+            read["stdout"]["text"].as_str().map(str::trim),
+            Some("100000"),
+            "{who:?}"
+        );
         assert_nothing_left(&world, &before);
     }
 }
@@ -307,7 +382,8 @@ fn run_whose_reader_goes_away_still_ends_its_cell() {
     for who in everyone() {
         let world = World::new(who);
         let before = Host::look();
-        let mut command = world.command(&["run", "--", "/bin/sh", "-c", "yes | head -c 500000; exit 5"]);
+        let mut command =
+            world.command(&["run", "--", "/bin/sh", "-c", "yes | head -c 500000; exit 5"]);
         command.stdout(std::process::Stdio::piped());
         let mut child = command.spawn().expect("toolcell starts");
         drop(child.stdout.take());
@@ -336,7 +412,9 @@ made.append(os.open('/dev/shm/toolcell-left', os.O_CREAT | os.O_RDWR))
 made.append(os.open('/tmp/toolcell-left', os.O_CREAT | os.O_RDWR))
 os._exit(0 if min(made) >= 0 else 1)
 ";
-    ends("", script, "exited", |who, outcome| assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}"));
+    ends("", script, "exited", |who, outcome| {
+        assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}")
+    });
 }
 
 #[test]
@@ -355,7 +433,16 @@ for _ in range(5):
 print('up', flush=True)
 while True: time.sleep(600)
 ";
-        let command = ["run", "--profile", &profile, "--", "/usr/bin/python3", "-I", "-c", script];
+        let command = [
+            "run",
+            "--profile",
+            &profile,
+            "--",
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            script,
+        ];
         let running = world.start(&command);
         assert_eq!(running.line(), "up");
         running.signal(Signal::SIGTERM);

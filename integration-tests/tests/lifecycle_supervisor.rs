@@ -25,12 +25,24 @@ fn a_run_killed_at_any_moment_leaves_nothing() {
         let world = World::new(who);
         let before = Host::look();
         for n in 0..KILLS {
-            let running = world.start(&["run", "--profile", "standard", "--", "/bin/sh", "-c", DAEMONS]);
+            let running = world.start(&[
+                "run",
+                "--profile",
+                "standard",
+                "--",
+                "/bin/sh",
+                "-c",
+                DAEMONS,
+            ]);
             // The moment is the point here, not a wait for something.
             std::thread::sleep(OFFSET_MAX * n / KILLS);
             running.signal(Signal::SIGKILL);
             let ended = running.end();
-            assert_eq!(ended.status.signal(), Some(9), "{who:?}: it was still running");
+            assert_eq!(
+                ended.status.signal(),
+                Some(9),
+                "{who:?}: it was still running"
+            );
         }
         assert_nothing_left(&world, &before);
         usable(&world);
@@ -43,7 +55,15 @@ fn a_run_killed_while_its_tool_runs_leaves_nothing() {
         let world = World::new(who);
         let before = Host::look();
         for _ in 0..5 {
-            let running = world.start(&["run", "--profile", "standard", "--", "/bin/sh", "-c", DAEMONS]);
+            let running = world.start(&[
+                "run",
+                "--profile",
+                "standard",
+                "--",
+                "/bin/sh",
+                "-c",
+                DAEMONS,
+            ]);
             assert_eq!(running.line(), "up", "{who:?}");
             running.signal(Signal::SIGKILL);
             let _ = running.end();
@@ -59,8 +79,9 @@ fn a_run_killed_in_a_workspace_of_the_hosts_leaves_no_ghosts() {
         let before = Host::look();
         world.write("project/file", "kept\n");
         let project = world.path("project").display().to_string();
-        let profile =
-            world.profile("[files]\nprotect = [\".git/hooks\", \".mcp.json\"]\n[limits]\nwall = \"1 min\"\n");
+        let profile = world.profile(
+            "[files]\nprotect = [\".git/hooks\", \".mcp.json\"]\n[limits]\nwall = \"1 min\"\n",
+        );
         // Root shows its own directories by an idmapped mount, which absent names rule out.
         let running_as = world.path("project");
         if who == Who::Root {
@@ -69,7 +90,15 @@ fn a_run_killed_in_a_workspace_of_the_hosts_leaves_no_ghosts() {
         }
         for n in 0..20 {
             let running = world.start(&[
-                "run", "--profile", &profile, "--workspace", &project, "--", "/bin/sh", "-c", DAEMONS,
+                "run",
+                "--profile",
+                &profile,
+                "--workspace",
+                &project,
+                "--",
+                "/bin/sh",
+                "-c",
+                DAEMONS,
             ]);
             std::thread::sleep(OFFSET_MAX * n / 20);
             running.signal(Signal::SIGKILL);
@@ -90,13 +119,26 @@ fn a_launcher_that_is_killed_takes_its_cells_along() {
     for who in everyone() {
         let world = World::new(who);
         let before = Host::look();
-        let running = world.start(&["run", "--profile", "standard", "--", "/bin/sh", "-c", DAEMONS]);
+        let running = world.start(&[
+            "run",
+            "--profile",
+            "standard",
+            "--",
+            "/bin/sh",
+            "-c",
+            DAEMONS,
+        ]);
         assert_eq!(running.line(), "up", "{who:?}");
         let launcher = launcher_of(running.pid());
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(launcher), Signal::SIGKILL)
             .expect("it is running");
         let ended = running.end();
-        assert_eq!(ended.status.code(), Some(125), "{who:?}: {}", text(&ended.stderr));
+        assert_eq!(
+            ended.status.code(),
+            Some(125),
+            "{who:?}: {}",
+            text(&ended.stderr)
+        );
         assert_nothing_left(&world, &before);
     }
 }
@@ -131,7 +173,8 @@ fn a_server_asked_to_end_writes_the_receipts_of_running_calls() {
                 server.call(id, "shell", &json!({ "script": DAEMONS }));
             }
             assert!(
-                within(Duration::from_secs(60), || harness::left::cells(&world) == 3),
+                within(Duration::from_secs(60), || harness::left::cells(&world)
+                    == 3),
                 "{who:?}: three cells run"
             );
             let asked = Instant::now();
@@ -140,9 +183,17 @@ fn a_server_asked_to_end_writes_the_receipts_of_running_calls() {
                 None => server.running.close(),
             }
             let ended = server.running.end();
-            assert!(ended.status.success(), "{who:?} {signal:?}: {:?}", ended.status);
+            assert!(
+                ended.status.success(),
+                "{who:?} {signal:?}: {:?}",
+                ended.status
+            );
             // DRAIN + the profile's grace + EXIT_GRACE + GOODBYE, and a busy machine.
-            assert!(asked.elapsed() < Duration::from_secs(25), "{who:?}: {:?}", asked.elapsed());
+            assert!(
+                asked.elapsed() < Duration::from_secs(25),
+                "{who:?}: {:?}",
+                asked.elapsed()
+            );
             let receipts = world.receipts();
             let statuses: Vec<_> = receipts.iter().map(|receipt| &receipt["status"]).collect();
             assert_eq!(statuses, ["cancelled"; 3], "{who:?} {signal:?}");
@@ -170,7 +221,15 @@ fn the_next_supervisor_removes_what_a_crash_left() {
     for who in everyone() {
         let world = World::new(who);
         let before = Host::look();
-        let running = world.start(&["run", "--profile", "standard", "--", "/bin/sh", "-c", DAEMONS]);
+        let running = world.start(&[
+            "run",
+            "--profile",
+            "standard",
+            "--",
+            "/bin/sh",
+            "-c",
+            DAEMONS,
+        ]);
         assert_eq!(running.line(), "up", "{who:?}");
         // Both at once: a launcher that outlives its supervisor would tidy up itself.
         let launcher = launcher_of(running.pid());
@@ -191,7 +250,9 @@ struct Server {
 
 impl Server {
     fn start(world: &World) -> Self {
-        let mut server = Self { running: world.start(&["serve", "--stdio"]) };
+        let mut server = Self {
+            running: world.start(&["serve", "--stdio"]),
+        };
         let parameters = json!({
             "protocolVersion": "2025-11-25",
             "capabilities": {},
@@ -210,7 +271,9 @@ impl Server {
 
     fn call(&mut self, id: u32, tool: &str, arguments: &Value) {
         let parameters = json!({ "name": tool, "arguments": arguments });
-        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": parameters }));
+        self.send(
+            &json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": parameters }),
+        );
     }
 }
 
@@ -218,16 +281,27 @@ impl Server {
 #[track_caller]
 fn usable(world: &World) {
     let outcome = world.run("standard", &["/bin/echo", "fine"]);
-    assert_eq!(outcome["stdout"]["text"], "fine\n", "{:?}: {outcome:#}", world.who);
+    assert_eq!(
+        outcome["stdout"]["text"], "fine\n",
+        "{:?}: {outcome:#}",
+        world.who
+    );
     let verified = world.toolcell(&["audit", "verify"]);
-    assert!(verified.status.success(), "{:?}: {}", world.who, text(&verified.stdout));
+    assert!(
+        verified.status.success(),
+        "{:?}: {}",
+        world.who,
+        text(&verified.stdout)
+    );
 }
 
 /// The supervisor's one child.
 fn launcher_of(supervisor: u32) -> i32 {
     let path = format!("/proc/{supervisor}/task/{supervisor}/children");
     let children = std::fs::read_to_string(path).expect("the supervisor runs");
-    let mut pids = children.split_whitespace().map(|pid| pid.parse().expect("it is a number"));
+    let mut pids = children
+        .split_whitespace()
+        .map(|pid| pid.parse().expect("it is a number"));
     pids.next().expect("it has a launcher")
 }
 

@@ -12,9 +12,21 @@ const ENDS: [(&str, &str, &[&str]); 18] = [
     ("exits with 255", "", &["/bin/sh", "-c", "exit 255"]),
     ("ended by SIGTERM", "", &["/bin/sh", "-c", "kill -TERM $$"]),
     ("ended by SIGKILL", "", &["/bin/sh", "-c", "kill -KILL $$"]),
-    ("ended by a real-time signal", "", &["/bin/sh", "-c", "kill -40 $$"]),
-    ("past its deadline", "[limits]\nwall = \"300 ms\"", &["/bin/sleep", "600"]),
-    ("idle", "[limits]\nidle = \"300 ms\"", &["/bin/sleep", "600"]),
+    (
+        "ended by a real-time signal",
+        "",
+        &["/bin/sh", "-c", "kill -40 $$"],
+    ),
+    (
+        "past its deadline",
+        "[limits]\nwall = \"300 ms\"",
+        &["/bin/sleep", "600"],
+    ),
+    (
+        "idle",
+        "[limits]\nidle = \"300 ms\"",
+        &["/bin/sleep", "600"],
+    ),
     (
         "busy for too long",
         "[limits]\ncpu_time = \"300 ms\"\nwall = \"1 min\"",
@@ -28,17 +40,31 @@ const ENDS: [(&str, &str, &[&str]); 18] = [
     (
         "forks too much",
         "[limits]\npids = 3\nwall = \"1 min\"",
-        &["/usr/bin/python3", "-I", "-c", "import os\nwhile True: os.fork()"],
+        &[
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            "import os\nwhile True: os.fork()",
+        ],
     ),
     (
         "writes too much",
         "[limits]\noutput = \"4 KiB\"\nwall = \"1 min\"",
-        &["/usr/bin/python3", "-I", "-c", "import os\nwhile True: os.write(1, b'x' * 999)"],
+        &[
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            "import os\nwhile True: os.write(1, b'x' * 999)",
+        ],
     ),
     (
         "fills /work",
         "[limits]\ndisk = \"256 KiB\"",
-        &["/bin/sh", "-c", "trap '' XFSZ; head -c 200000 /dev/zero > /work/a && head -c 200000 /dev/zero > /work/b"],
+        &[
+            "/bin/sh",
+            "-c",
+            "trap '' XFSZ; head -c 200000 /dev/zero > /work/a && head -c 200000 /dev/zero > /work/b",
+        ],
     ),
     (
         "fills /tmp",
@@ -48,10 +74,19 @@ const ENDS: [(&str, &str, &[&str]); 18] = [
     ("not found by its path", "", &["/usr/bin/no-such-program"]),
     ("not found by its name", "", &["no-such-program"]),
     ("not a program", "", &["/etc/passwd"]),
-    ("denied a system call", "", &["/usr/bin/python3", "-I", "-c", "
+    (
+        "denied a system call",
+        "",
+        &[
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            "
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
-if libc.mount(b'none', b'/tmp', b'tmpfs', 0, None): os._exit(ctypes.get_errno())"]),
+if libc.mount(b'none', b'/tmp', b'tmpfs', 0, None): os._exit(ctypes.get_errno())",
+        ],
+    ),
 ];
 
 #[test]
@@ -90,7 +125,9 @@ fn the_tools_own_output_passes_through_untouched() {
 /// What toolcell itself says, without what the tool does.
 fn own_lines(stderr: &[u8]) -> Vec<&str> {
     let text = std::str::from_utf8(stderr).expect("it is text");
-    text.lines().filter(|line| line.starts_with("toolcell: ")).collect()
+    text.lines()
+        .filter(|line| line.starts_with("toolcell: "))
+        .collect()
 }
 
 /// How often something was denied depends on timing.

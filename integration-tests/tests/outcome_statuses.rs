@@ -5,7 +5,8 @@ use harness::{Host, Who, World, assert_nothing_left, everyone};
 use serde_json::{Value, json};
 
 /// Small limits, so that they are reached soon.
-const SMALL: &str = "[limits]\nmemory = \"96 MiB\"\npids = 20\nwall = \"60 s\"\ncpu_time = \"40 s\"\n";
+const SMALL: &str =
+    "[limits]\nmemory = \"96 MiB\"\npids = 20\nwall = \"60 s\"\ncpu_time = \"40 s\"\n";
 
 /// Runs a Python script for everyone, asserts the status, and that nothing is left; then has the
 /// outcome looked at further.
@@ -36,17 +37,27 @@ fn limit(outcome: &Value, key: &str) {
 #[test]
 fn a_tool_that_exits_is_reported_with_its_own_status() {
     for code in [0, 1, 2, 125, 255] {
-        ends("", &format!("raise SystemExit({code})"), "exited", |_, outcome| {
-            assert_eq!(outcome["exit_code"], code);
-            assert_eq!(outcome["denials"], json!([]));
-            assert_eq!(outcome.get("reason"), None, "a plain exit needs no reason");
-        });
+        ends(
+            "",
+            &format!("raise SystemExit({code})"),
+            "exited",
+            |_, outcome| {
+                assert_eq!(outcome["exit_code"], code);
+                assert_eq!(outcome["denials"], json!([]));
+                assert_eq!(outcome.get("reason"), None, "a plain exit needs no reason");
+            },
+        );
     }
 }
 
 #[test]
 fn a_tool_that_kills_itself_is_signalled() {
-    for (number, name) in [(9, "SIGKILL"), (15, "SIGTERM"), (11, "SIGSEGV"), (6, "SIGABRT")] {
+    for (number, name) in [
+        (9, "SIGKILL"),
+        (15, "SIGTERM"),
+        (11, "SIGSEGV"),
+        (6, "SIGABRT"),
+    ] {
         let script = format!("import os; os.kill(os.getpid(), {number})");
         ends("", &script, "signalled", |_, outcome| {
             assert_eq!(outcome["signal"], name);
@@ -57,19 +68,31 @@ fn a_tool_that_kills_itself_is_signalled() {
 
 #[test]
 fn a_real_time_signal_is_named_by_its_number() {
-    ends("", "import os; os.kill(os.getpid(), 40)", "signalled", |_, outcome| {
-        assert_eq!(outcome["signal"], "signal 40");
-    });
+    ends(
+        "",
+        "import os; os.kill(os.getpid(), 40)",
+        "signalled",
+        |_, outcome| {
+            assert_eq!(outcome["signal"], "signal 40");
+        },
+    );
 }
 
 #[test]
 fn a_tool_past_its_wall_clock_deadline_is_timed_out() {
     let tables = "[limits]\nwall = \"500 ms\"\n";
-    ends(tables, "import time; time.sleep(600)", "timed_out", |_, outcome| {
-        limit(outcome, "wall");
-        let wall = outcome["usage"]["wall_ms"].as_u64().expect("it is measured");
-        assert!(wall >= 500, "ended after {wall} ms");
-    });
+    ends(
+        tables,
+        "import time; time.sleep(600)",
+        "timed_out",
+        |_, outcome| {
+            limit(outcome, "wall");
+            let wall = outcome["usage"]["wall_ms"]
+                .as_u64()
+                .expect("it is measured");
+            assert!(wall >= 500, "ended after {wall} ms");
+        },
+    );
     let in_time = "import time; time.sleep(0.05)";
     ends("[limits]\nwall = \"60 s\"\n", in_time, "exited", |_, _| {});
 }
@@ -77,29 +100,41 @@ fn a_tool_past_its_wall_clock_deadline_is_timed_out() {
 #[test]
 fn a_silent_tool_is_timed_out_by_its_idle_limit() {
     let tables = "[limits]\nidle = \"1 s\"\nwall = \"60 s\"\n";
-    ends(tables, "print('a', flush=True)\nimport time; time.sleep(600)", "timed_out", |_, outcome| {
-        limit(outcome, "idle");
-        assert_eq!(outcome["stdout"]["text"], "a\n");
-    });
+    ends(
+        tables,
+        "print('a', flush=True)\nimport time; time.sleep(600)",
+        "timed_out",
+        |_, outcome| {
+            limit(outcome, "idle");
+            assert_eq!(outcome["stdout"]["text"], "a\n");
+        },
+    );
 }
 
 #[test]
 fn a_tool_that_keeps_talking_is_not_idle() {
     let tables = "[limits]\nidle = \"2 s\"\nwall = \"60 s\"\n";
     let talks = "import time\nfor i in range(15): print(i, flush=True); time.sleep(0.2)";
-    ends(tables, talks, "exited", |_, outcome| assert_eq!(outcome["exit_code"], 0));
+    ends(tables, talks, "exited", |_, outcome| {
+        assert_eq!(outcome["exit_code"], 0)
+    });
 }
 
 #[test]
 fn a_busy_tool_uses_up_its_cpu_time() {
     let tables = "[limits]\ncpu_time = \"500 ms\"\nwall = \"60 s\"\n";
-    ends(tables, "while True: pass", "cpu_time_exceeded", |_, outcome| {
-        limit(outcome, "cpu_time");
-        let usage = &outcome["usage"];
-        let user = usage["cpu_user_ms"].as_u64().expect("it is measured");
-        let system = usage["cpu_system_ms"].as_u64().expect("it is measured");
-        assert!(user + system >= 450, "{usage}");
-    });
+    ends(
+        tables,
+        "while True: pass",
+        "cpu_time_exceeded",
+        |_, outcome| {
+            limit(outcome, "cpu_time");
+            let usage = &outcome["usage"];
+            let user = usage["cpu_user_ms"].as_u64().expect("it is measured");
+            let system = usage["cpu_system_ms"].as_u64().expect("it is measured");
+            assert!(user + system >= 450, "{usage}");
+        },
+    );
 }
 
 #[test]
@@ -117,23 +152,34 @@ while True:
     os.wait()
     time.sleep(0.05)
 ";
-    ends(tables, script, "cpu_time_exceeded", |_, outcome| limit(outcome, "cpu_time"));
+    ends(tables, script, "cpu_time_exceeded", |_, outcome| {
+        limit(outcome, "cpu_time")
+    });
 }
 
 const HOARD: &str = "hoard = bytearray(400 << 20)";
 
 #[test]
 fn a_tool_that_hoards_memory_is_out_of_memory() {
-    ends(SMALL, HOARD, "out_of_memory", |_, outcome| limit(outcome, "memory"));
-    ends(SMALL, "hoard = bytearray(20 << 20)", "exited", |_, outcome| {
-        assert_eq!(outcome["exit_code"], 0);
+    ends(SMALL, HOARD, "out_of_memory", |_, outcome| {
+        limit(outcome, "memory")
     });
+    ends(
+        SMALL,
+        "hoard = bytearray(20 << 20)",
+        "exited",
+        |_, outcome| {
+            assert_eq!(outcome["exit_code"], 0);
+        },
+    );
 }
 
 #[test]
 fn a_child_that_hoards_memory_is_out_of_memory() {
     let script = format!("import os\nif os.fork() == 0: {HOARD}\nelse: os.wait()");
-    ends(SMALL, &script, "out_of_memory", |_, outcome| limit(outcome, "memory"));
+    ends(SMALL, &script, "out_of_memory", |_, outcome| {
+        limit(outcome, "memory")
+    });
 }
 
 #[test]
@@ -150,7 +196,9 @@ os.wait()
 os._exit(0)
 "
     );
-    ends(SMALL, &script, "out_of_memory", |_, outcome| limit(outcome, "memory"));
+    ends(SMALL, &script, "out_of_memory", |_, outcome| {
+        limit(outcome, "memory")
+    });
 }
 
 #[test]
@@ -191,7 +239,9 @@ import threading
 stay = threading.Event()
 while True: threading.Thread(target=stay.wait, daemon=True).start()
 ";
-    ends(SMALL, script, "pids_exceeded", |_, outcome| limit(outcome, "pids"));
+    ends(SMALL, script, "pids_exceeded", |_, outcome| {
+        limit(outcome, "pids")
+    });
 }
 
 #[test]
@@ -216,23 +266,39 @@ for child in children: os.kill(child, 9)
 #[test]
 fn a_flood_on_either_stream_exceeds_the_output() {
     for descriptor in [1, 2] {
-        let script = format!("import os\nwhile True: os.write({descriptor}, b'0123456789abcdef' * 4096)");
-        ends("[limits]\noutput = \"256 KiB\"\n", &script, "output_exceeded", |_, outcome| {
-            limit(outcome, "output");
-            let stream = &outcome[["stdout", "stderr"][descriptor - 1]];
-            assert_eq!(stream["truncated"], true);
-            let shown = stream["text"].as_str().expect("the head is shown");
-            assert_eq!(shown.len(), 32 << 10, "`limits.inline` is shown");
-            assert!(shown.starts_with("0123456789abcdef0123"));
-        });
+        let script =
+            format!("import os\nwhile True: os.write({descriptor}, b'0123456789abcdef' * 4096)");
+        ends(
+            "[limits]\noutput = \"256 KiB\"\n",
+            &script,
+            "output_exceeded",
+            |_, outcome| {
+                limit(outcome, "output");
+                let stream = &outcome[["stdout", "stderr"][descriptor - 1]];
+                assert_eq!(stream["truncated"], true);
+                let shown = stream["text"].as_str().expect("the head is shown");
+                assert_eq!(shown.len(), 32 << 10, "`limits.inline` is shown");
+                assert!(shown.starts_with("0123456789abcdef0123"));
+            },
+        );
     }
 }
 
 #[test]
 fn both_streams_together_count_as_output() {
     let script = "import os\nos.write(1, b'x' * 40000); os.write(2, b'x' * 40000)";
-    ends("[limits]\noutput = \"64 KiB\"\n", script, "output_exceeded", |_, _| {});
-    ends("[limits]\noutput = \"128 KiB\"\n", script, "exited", |_, _| {});
+    ends(
+        "[limits]\noutput = \"64 KiB\"\n",
+        script,
+        "output_exceeded",
+        |_, _| {},
+    );
+    ends(
+        "[limits]\noutput = \"128 KiB\"\n",
+        script,
+        "exited",
+        |_, _| {},
+    );
 }
 
 /// Fills a directory with small files' contents, each below the largest file's size.
@@ -249,9 +315,13 @@ for n in range(100):
 fn a_full_directory_is_disk_exceeded_and_its_limit_is_named() {
     for (directory, key) in [("/work", "disk"), ("/tmp", "tmp"), ("/dev/shm", "shm")] {
         let tables = "[limits]\ndisk = \"4 MiB\"\ntmp = \"4 MiB\"\nshm = \"4 MiB\"\n";
-        ends(tables, &fill(directory), "disk_exceeded", |_, outcome| limit(outcome, key));
+        ends(tables, &fill(directory), "disk_exceeded", |_, outcome| {
+            limit(outcome, key)
+        });
         let roomy = format!("[limits]\n{key} = \"64 MiB\"\n");
-        ends(&roomy, &fill(directory), "exited", |_, outcome| assert_eq!(outcome["exit_code"], 0));
+        ends(&roomy, &fill(directory), "exited", |_, outcome| {
+            assert_eq!(outcome["exit_code"], 0)
+        });
     }
 }
 
@@ -259,7 +329,9 @@ fn a_full_directory_is_disk_exceeded_and_its_limit_is_named() {
 fn a_directory_full_of_names_is_disk_exceeded() {
     let tables = "[limits]\ndisk = \"1 MiB\"\n";
     let script = "for n in range(100_000): open(f'/work/{n}', 'w').close()";
-    ends(tables, script, "disk_exceeded", |_, outcome| limit(outcome, "disk"));
+    ends(tables, script, "disk_exceeded", |_, outcome| {
+        limit(outcome, "disk")
+    });
 }
 
 #[test]
@@ -271,13 +343,17 @@ import os, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 with open('/work/large', 'wb') as file: file.write(bytes(2 << 20))
 ";
-    ends(tables, script, "disk_exceeded", |_, outcome| limit(outcome, "file_size"));
+    ends(tables, script, "disk_exceeded", |_, outcome| {
+        limit(outcome, "file_size")
+    });
     let sparse = "
 import os, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 os.truncate(os.open('/work/sparse', os.O_RDWR | os.O_CREAT), 1 << 40)
 ";
-    ends(tables, sparse, "disk_exceeded", |_, outcome| limit(outcome, "file_size"));
+    ends(tables, sparse, "disk_exceeded", |_, outcome| {
+        limit(outcome, "file_size")
+    });
 }
 
 #[test]
@@ -287,7 +363,16 @@ fn an_interrupted_run_is_cancelled() {
         let before = Host::look();
         let profile = world.profile("");
         let script = "import time; print('up', flush=True); time.sleep(600)";
-        let arguments = ["run", "--profile", &profile, "--", "/usr/bin/python3", "-I", "-c", script];
+        let arguments = [
+            "run",
+            "--profile",
+            &profile,
+            "--",
+            "/usr/bin/python3",
+            "-I",
+            "-c",
+            script,
+        ];
         let running = world.start(&arguments);
         assert_eq!(running.line(), "up");
         running.signal(nix::sys::signal::Signal::SIGINT);
@@ -319,8 +404,11 @@ os.execv('/work/true', ['true'])
         assert_eq!(allowed["exit_code"], 0, "{who:?}: {allowed:#}");
 
         let program = world.write("bin/tool", "#!/bin/sh\nexit 7\n");
-        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .expect("it is ours");
+        std::fs::set_permissions(
+            &program,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .expect("it is ours");
         let directory = world.path("bin").display().to_string();
         open_to_all(&world);
         let read = world.profile(&format!("[files]\nread = [{directory:?}]\n"));
@@ -328,11 +416,16 @@ os.execv('/work/true', ['true'])
         let denied = world.run(&read, &[&program]);
         assert_eq!(denied["status"], "denied", "{who:?}: {denied:#}");
         assert_eq!(denied["denials"][0]["kind"], "path");
-        let line = denied["denials"][0]["allow_with"].as_str().expect("there is a line");
+        let line = denied["denials"][0]["allow_with"]
+            .as_str()
+            .expect("there is a line");
         assert_eq!(denied.get("exit_code"), None);
         let exec = world.profile(&line.replacen("files.exec", "[files]\nexec", 1));
         let allowed = world.run(&exec, &[&program]);
-        assert_eq!(allowed["exit_code"], 7, "{who:?}: the line is right: {allowed:#}");
+        assert_eq!(
+            allowed["exit_code"], 7,
+            "{who:?}: the line is right: {allowed:#}"
+        );
         assert_nothing_left(&world, &before);
     }
 }
@@ -344,7 +437,11 @@ fn a_call_with_wrong_arguments_is_refused() {
         let before = Host::look();
         let refused = world.call("python", &json!({ "code": 5 }));
         assert_eq!(refused["status"], "refused", "{who:?}: {refused:#}");
-        assert!(refused["reason"].as_str().is_some_and(|why| why.contains("code")));
+        assert!(
+            refused["reason"]
+                .as_str()
+                .is_some_and(|why| why.contains("code"))
+        );
         assert_eq!(refused.get("enforced"), None, "there was no cell");
         let allowed = world.call("python", &json!({ "code": "5" }));
         assert_eq!(allowed["exit_code"], 0);
@@ -359,7 +456,11 @@ fn a_program_that_does_not_exist_is_a_failed_set_up() {
         let before = Host::look();
         let failed = world.run("standard", &["/usr/bin/no-such-program"]);
         assert_eq!(failed["status"], "setup_failed", "{who:?}: {failed:#}");
-        assert!(failed["reason"].as_str().is_some_and(|why| why.contains("no-such-program")));
+        assert!(
+            failed["reason"]
+                .as_str()
+                .is_some_and(|why| why.contains("no-such-program"))
+        );
         assert_nothing_left(&world, &before);
     }
 }
