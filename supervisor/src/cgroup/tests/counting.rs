@@ -180,39 +180,47 @@ fn cpu_time_of_all_processes_is_counted() {
 
 #[test]
 fn the_cpu_limit_holds_for_all_processes_together() {
+    /// What may be used up at once beyond the share: a slice of 5 ms on each CPU.
+    const SLACK_MICROS: u128 = 50_000;
     let name = "the_cpu_limit_holds_for_all_processes_together";
-    let group = some_or_skip!(group(name, CellLimits { cpu: 0.2, ..LIMITS }));
-    let mut child = started(&group, "(while :; do :; done) & while :; do :; done");
-    let since = Instant::now();
-    let from = group.cpu_micros().unwrap();
-    while group.cpu_micros().unwrap() - from < 200_000 {
-        assert!(since.elapsed() < LONG, "it does not run at all");
-        std::thread::yield_now();
-    }
-    // 200 ms of CPU time at 0.2 cores are a second, less what one period may be early.
-    assert!(
-        since.elapsed() > Duration::from_millis(700),
-        "{:?}",
-        since.elapsed()
-    );
-    // The control: once the limit is lifted, nothing holds the same work up.
+    // So little that it is felt on a busy machine too.
+    let group = some_or_skip!(group(
+        name,
+        CellLimits {
+            cpu: 0.02,
+            ..LIMITS
+        }
+    ));
     let throttled = || {
-        let stat = group
+        let mut files = group
             .directories
             .paths()
             .iter()
             .map(|path| path.join("cpu.stat"));
-        let path = stat.into_iter().find(|path| path.exists()).unwrap();
+        let path = files.find(|path| path.exists()).unwrap();
         file::keyed(&path, &file::read(&path).unwrap(), "nr_throttled").unwrap()
     };
-    assert!(throttled() >= 2, "throttled {} times", throttled());
+    let since = Instant::now();
+    let mut child = started(&group, "(while :; do :; done) & while :; do :; done");
+    while throttled() < 5 {
+        assert!(since.elapsed() < LONG, "it is not held up");
+        std::thread::yield_now();
+    }
+    let used = u128::from(group.cpu_micros().unwrap());
+    let share = since.elapsed().as_micros() / 50;
+    assert!(
+        used <= share + SLACK_MICROS,
+        "{used} of {share} microseconds"
+    );
+
+    // The control: once the limit is lifted, nothing holds the same work up.
     group.unthrottle();
     let (before, from) = (throttled(), group.cpu_micros().unwrap());
-    while group.cpu_micros().unwrap() - from < 200_000 {
+    while group.cpu_micros().unwrap() - from < 100_000 {
         assert!(since.elapsed() < 2 * LONG, "it does not run at all");
         std::thread::yield_now();
     }
-    assert!(throttled() <= before + 1, "still throttled");
+    assert!(throttled() <= before + 1, "still held up");
     group.kill().unwrap();
     child.wait().unwrap();
 }
