@@ -26,7 +26,7 @@ use crate::scan::Scan;
 /// Longest message that is read, in bytes: enough for the largest arguments that a profile may
 /// allow, escaped, and little enough to be parsed while others wait.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// Most requests of one client that are being served at once.
+/// Most requests of one client that are being served, or whose answers it has not taken, at once.
 pub const REQUESTS_MAX: usize = 256;
 /// Bytes read at a time.
 const READ_BYTES: usize = 64 << 10;
@@ -45,6 +45,9 @@ pub struct Lines<R, W> {
     /// protocol's version. rmcp hangs up on a client that sends anything but a request before.
     opened: bool,
     in_flight: Arc<StdMutex<HashSet<RequestId>>>,
+    /// A clone is held for each message that waits to be written. A client that does not read is
+    /// not listened to for long: what it should have read would pile up here.
+    unwritten: Arc<()>,
     ended: CancellationToken,
 }
 
@@ -64,6 +67,7 @@ where
             answer: None,
             opened: false,
             in_flight: Arc::default(),
+            unwritten: Arc::default(),
             ended,
         }
     }
@@ -157,7 +161,7 @@ where
                 let refused = if in_flight.contains(&request.id) {
                     // The answers to both would be taken for the first one's.
                     Some("a request with this id is still being served".to_owned())
-                } else if in_flight.len() >= REQUESTS_MAX {
+                } else if in_flight.len() + Arc::strong_count(&self.unwritten) > REQUESTS_MAX {
                     Some(format!("more than {REQUESTS_MAX} requests at once"))
                 } else {
                     in_flight.insert(request.id.clone());
@@ -230,10 +234,13 @@ where
         }
         let output = Arc::clone(&self.write);
         let ended = self.ended.clone();
+        let unwritten = Arc::clone(&self.unwritten);
         async move {
             let mut text = serde_json::to_vec(&item)?;
             text.push(b'\n');
-            write(output, text).await.inspect_err(|_| ended.cancel())
+            let written = write(output, text).await.inspect_err(|_| ended.cancel());
+            drop(unwritten);
+            written
         }
     }
 
