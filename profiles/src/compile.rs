@@ -22,6 +22,7 @@ use crate::resolve::{
 };
 
 mod call;
+mod covers;
 mod landlock;
 mod plan;
 mod rlimits;
@@ -102,7 +103,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     let mut mounts = skeleton::mounts(resolved, &devices);
     mounts.extend(tree.binds());
     mounts.extend(tree.links(host));
-    mounts.extend(tree.masks(&denied));
+    mounts.extend(tree.covers(&denied));
     let mut rules = skeleton::rules(resolved, &devices, rights);
     rules.extend(tree.rules(rights));
     for (what, found, most) in [

@@ -274,6 +274,37 @@ fn denied_path_is_covered_after_what_shows_it() {
 }
 
 #[test]
+fn directories_above_a_denied_path_cannot_be_renamed_where_they_are_writable() {
+    let pins = |files: &str| {
+        let cell = compiled(files);
+        let mounts = cell.template.mounts.into_iter();
+        mounts
+            .filter_map(|mount| match mount {
+                Mount::Pin { target } => Some(target),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    let denied = "files.deny = [\"/usr/share/dict\"]";
+    assert!(pins(&format!("files.read = [\"/usr\"]\n{denied}")).is_empty());
+    assert_eq!(
+        pins(&format!("files.write = [\"/usr\"]\n{denied}")),
+        [Path::new("/usr/share")]
+    );
+}
+
+#[test]
+fn what_is_denied_within_something_denied_is_covered_once() {
+    let files = "files.read = [\"/usr\"]\n\
+                 files.deny = [\"/usr/share\", \"/usr/share/dict\"]";
+    let mounts = compiled(files).template.mounts;
+    let masks = mounts
+        .iter()
+        .filter(|mount| matches!(mount, Mount::Mask { .. }));
+    assert_eq!(masks.count(), 1);
+}
+
+#[test]
 fn absent_paths_may_be_absent_only_if_the_profile_says_so() {
     let cell = compiled("files.read = [{ path = \"/opt/nothing\", if_present = true }]");
     assert_eq!(bind(&cell.template.mounts, "/opt/nothing"), None);

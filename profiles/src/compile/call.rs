@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::paths;
 use crate::resolve::{Place, WORK, Workspace};
 
+use super::covers::covers;
 use super::landlock::Use;
 use super::{Compiled, Grant, PathAccess, Plan, skeleton};
 
@@ -288,15 +289,12 @@ impl Compiled {
                 access: rights,
             });
             // The mount hides the covers that the template put beneath it.
-            let covers = self
-                .denied
-                .iter()
-                .filter(|(denied, _)| denied.starts_with(&target))
-                .map(|(denied, directory)| Mount::Mask {
-                    target: denied.clone(),
-                    directory: *directory,
-                });
-            let covers: Vec<_> = covers.collect();
+            let within = |path: &Path| path.starts_with(&target);
+            let denied = self.denied.iter().filter(|(denied, _)| within(denied));
+            let covers = covers(
+                denied.map(|(path, directory)| (path.as_path(), *directory)),
+                |directory| access == PathAccess::Write && within(directory),
+            );
             mounts.push(Mount::Bind {
                 source: fact.source.clone(),
                 target,

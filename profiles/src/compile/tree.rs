@@ -9,6 +9,7 @@ use crate::diagnostics::{Diagnostic, Kind, Problems};
 use crate::host::{Host, PathFact};
 use crate::resolve::{ALIASES, LOADERS, PathRule, Place, Resolved};
 
+use super::covers::covers;
 use super::landlock::{Rights, Use};
 
 /// What the rules allow of one path of the host, all of them together.
@@ -302,19 +303,28 @@ impl Tree {
             }
             denied.insert(canonical, *fact == PathFact::Directory);
         }
-        denied.into_iter().collect()
+        // Beneath a covered directory there is nothing to cover.
+        let outermost = |path: &Path| {
+            !path
+                .ancestors()
+                .skip(1)
+                .any(|above| denied.contains_key(above))
+        };
+        let denied = denied.iter().filter(|(path, _)| outermost(path));
+        denied
+            .map(|(path, directory)| (path.clone(), *directory))
+            .collect()
     }
 
     /// Covers for what is denied and exists in every cell.
-    pub(super) fn masks(&self, denied: &[(PathBuf, bool)]) -> Vec<Mount> {
-        denied
+    pub(super) fn covers(&self, denied: &[(PathBuf, bool)]) -> Vec<Mount> {
+        let shown = denied
             .iter()
             .filter(|(path, _)| self.shows(path))
-            .map(|(path, directory)| Mount::Mask {
-                target: path.clone(),
-                directory: *directory,
-            })
-            .collect()
+            .map(|(path, directory)| (path.as_path(), *directory));
+        covers(shown, |directory| {
+            self.above(directory).is_some_and(|allowed| allowed.write)
+        })
     }
 
     pub(super) fn rules(&self, rights: Rights) -> Vec<LandlockRule> {
