@@ -1,7 +1,7 @@
 //! The command line: what is asked for, and what each command needs to be there first.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -92,13 +92,12 @@ pub fn main() -> ExitCode {
 
 /// Logs to standard error, which MCP leaves to the server; `TOOLCELL_LOG` sets the filter.
 fn log() {
-    // rmcp warns of every error that it answers with, also where a client has cancelled its call.
-    const FILTER: &str = "warn,rmcp::service=error";
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLCELL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(FILTER));
+    // The protocol library warns of each request that a client gives up.
+    let usual = || tracing_subscriber::EnvFilter::new("warn,rmcp=error");
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLCELL_LOG");
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter.unwrap_or_else(|_| usual()))
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_writer(std::io::stderr)
         .init();
 }

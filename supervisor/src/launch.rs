@@ -304,9 +304,8 @@ impl Cell {
             let received = ready.try_io(|socket| Ok(runner::sys::receive(socket.as_fd(), buffer)?));
             match received {
                 Err(_would_block) => {}
-                Ok(Err(error)) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => {
-                    return Ok(None);
-                }
+                // Said once when the cell went with an order unread (unix(7)); its last words follow.
+                Ok(Err(error)) if error.raw_os_error() == Some(Errno::ECONNRESET as i32) => {}
                 Ok(Err(error)) => return Err(error),
                 Ok(Ok((0, _))) => return Ok(None),
                 Ok(Ok((length, descriptors))) => {

@@ -45,6 +45,8 @@ pub struct Outcome {
     pub tool: String,
     /// How it ended.
     pub status: Status,
+    /// Whether the tool exited by itself with a status that its profile calls a success.
+    pub succeeded: bool,
     /// The tool's exit status, if it exited.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schemars(with = "i32")] // absent, never null

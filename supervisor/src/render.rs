@@ -6,11 +6,11 @@ use crate::outcome::{Outcome, Status, Stream};
 
 /// Whether a caller got what was asked for: the tool ran, and says that it succeeded.
 ///
-/// A non-zero exit status is an error, too: a model that reads `isError: false` takes the output
+/// A failing exit status is an error, too: a model that reads `isError: false` takes the output
 /// for the answer.
 #[must_use]
 pub fn is_error(outcome: &Outcome) -> bool {
-    !(outcome.status == Status::Exited && outcome.exit_code == Some(0))
+    !outcome.succeeded
 }
 
 /// The whole outcome: standard output as it is, then standard error, then how it ended unless that

@@ -359,6 +359,7 @@ pub fn ended(call: &str, tool: &str, status: Status, reason: String) -> Outcome 
         call: call.to_owned(),
         tool: tool.to_owned(),
         status,
+        succeeded: false,
         exit_code: None,
         signal: None,
         reason,

@@ -46,7 +46,12 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
         emptied,
     } = evidence;
     let limits_hit = exceeded::denials(limits, &watched, events);
-    let (status, reason) = judge(start, &watched, exceeded::cause(&watched, events), &limits_hit);
+    let (status, reason) = judge(
+        start,
+        &watched,
+        exceeded::cause(&watched, events),
+        &limits_hit,
+    );
     for (_, denial) in limits_hit {
         denials.add(denial);
     }
@@ -61,7 +66,10 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
         ..blank(start, status)
     };
     match watched.end {
-        Some(End::Exited(code)) if watched.failure.is_none() => outcome.exit_code = Some(code),
+        Some(End::Exited(code)) if watched.failure.is_none() => {
+            outcome.exit_code = Some(code);
+            outcome.succeeded = status == Status::Exited && is_success(start, code);
+        }
         Some(End::Signalled(number)) => outcome.signal = Some(signal_name(number)),
         _ => {}
     }
@@ -71,6 +79,23 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
         add_reason(&mut outcome.reason, [what.to_owned()]);
     }
     outcome
+}
+
+/// Whether an exit status is a success: by the profile for its own program, and 0 for any other.
+fn is_success(start: &Start, code: i32) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let own = start.tool.compiled.resolved.run.as_ref().filter(|run| {
+        let program = run.program.as_os_str().as_bytes();
+        start
+            .plan
+            .argv
+            .first()
+            .is_some_and(|word| word.as_bytes() == program)
+    });
+    match own {
+        Some(run) => u8::try_from(code).is_ok_and(|code| run.success.contains(&code)),
+        None => code == 0,
+    }
 }
 
 /// Appends sentences to a reason.
@@ -113,6 +138,7 @@ fn blank(start: &Start, status: Status) -> Outcome {
         call: start.call.clone(),
         tool: start.tool.name().to_owned(),
         status,
+        succeeded: false,
         exit_code: None,
         signal: None,
         reason: String::new(),
@@ -139,9 +165,7 @@ fn judge(
         return exceeded::verdict(cause, limits_hit);
     }
     match watched.end {
-        Some(End::Signalled(_)) => {
-            (Status::Signalled, "Toolcell did not send it".to_owned())
-        }
+        Some(End::Signalled(_)) => (Status::Signalled, "Toolcell did not send it".to_owned()),
         Some(End::Exited(_)) => (Status::Exited, String::new()),
         None => (
             Status::SetupFailed,

@@ -20,6 +20,7 @@ fn outcome(call: &str) -> Outcome {
         call: call.to_owned(),
         tool: "python".to_owned(),
         status: Status::Exited,
+        succeeded: true,
         exit_code: Some(0),
         signal: None,
         reason: String::new(),

@@ -8,6 +8,7 @@ use supervisor::service::ended;
 fn exited(code: i32, stdout: &str, stderr: &str) -> Outcome {
     let mut outcome = ended("call", "python", Status::Exited, String::new());
     outcome.exit_code = Some(code);
+    outcome.succeeded = code == 0;
     let stream = |text: &str| Stream {
         text: text.to_owned(),
         bytes: text.len() as u64,
