@@ -29,7 +29,7 @@ const NAME_BYTES_MAX: usize = 200;
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
     /// A path argument does not lead to what the profile asks for.
-    #[error("argument `{argument}`: {what}")]
+    #[error("argument `/{argument}`: {what}")]
     Argument {
         /// The argument.
         argument: String,
