@@ -90,13 +90,13 @@ pub enum CallError {
         expected: usize,
     },
     /// What was opened is not beneath the argument's root.
-    #[error("the path of argument `{argument}` leads out of its root")]
+    #[error("the path of argument `/{argument}` leads out of its root")]
     Outside {
         /// The argument.
         argument: String,
     },
     /// What was opened is not what the argument must name.
-    #[error("argument `{argument}` does not name {wanted}")]
+    #[error("argument `/{argument}` does not name {wanted}")]
     Kind {
         /// The argument.
         argument: String,
@@ -104,7 +104,7 @@ pub enum CallError {
         wanted: &'static str,
     },
     /// What was opened is within something that the profile denies.
-    #[error("the path of argument `{argument}` is denied by the profile (`{denied}`)")]
+    #[error("the path of argument `/{argument}` is denied by the profile (`{denied}`)")]
     Denied {
         /// The argument.
         argument: String,
