@@ -23,6 +23,8 @@ pub(super) const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 pub(super) const LEAF: &str = "supervisor";
 /// Directory of our own at the root of a v2 hierarchy that nobody manages.
 pub(super) const TOP: &str = "toolcell";
+/// How often this process is looked for in a group's list before it is taken not to be in it.
+const LISTS_MAX: usize = 8;
 /// Limits of the throw-away group.
 const TRIAL: CellLimits = CellLimits {
     memory: 16 << 20,
@@ -385,10 +387,14 @@ fn own_directory(mount: &Path, path: &str, holds_us: &dyn Fn(&Path) -> bool) -> 
         .find(|directory| holds_us(directory))
 }
 
+/// Whether this process is listed in a group. A v1 list is as long as there were processes when it
+/// was begun, so others that come meanwhile can push us, the youngest, off its end: look again.
 fn holds_this_process(directory: &Path) -> bool {
     let own = std::process::id().to_string();
-    let text = file::read(&directory.join("cgroup.procs")).unwrap_or_default();
-    text.lines().any(|pid| pid == own)
+    (0..LISTS_MAX).any(|_| {
+        let text = file::read(&directory.join("cgroup.procs")).unwrap_or_default();
+        text.lines().any(|pid| pid == own)
+    })
 }
 
 /// The directory that the operator named, as a path below the mount.
