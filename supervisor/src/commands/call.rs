@@ -62,9 +62,15 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
     let outcome = match answered {
         Ok(answer) => answer.outcome,
         Err(error) => {
-            tell(&format!(
-                "toolcell: {error}; hint: `toolcell list` lists the tools"
-            ));
+            let snapshot = service.catalog.snapshot();
+            // It may be known, and lack something here.
+            let known = snapshot.left_out.iter().find(|left| left.name == args.tool);
+            match known {
+                Some(left) => tell(&format!("toolcell: {}", left.why)),
+                None => tell(&format!(
+                    "toolcell: {error}; hint: `toolcell list` lists the tools"
+                )),
+            }
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     };
