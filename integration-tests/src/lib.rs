@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod builtin;
 pub mod clients;
 pub mod ground;
 pub mod left;
