@@ -148,9 +148,7 @@ fn handle(
             allow,
         } => {
             answer(Answer::Fail(Errno::from_raw(i32::from(errno.number()))));
-            let allow_with = allow
-                .map(|name| format!("syscalls.allow = [\"{name}\"]"))
-                .unwrap_or_default();
+            let allow_with = allow.unwrap_or_default();
             Some(Denial {
                 kind: DenialKind::Syscall,
                 what,

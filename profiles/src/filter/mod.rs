@@ -225,8 +225,8 @@ pub enum Notification {
         errno: Errno,
         /// Which rule denied it: a group with the call's reason, or the profile's `deny`.
         rule: String,
-        /// The name that `[syscalls] allow` takes for it, if any does.
-        allow: Option<&'static str>,
+        /// The line of a profile that would allow it, if one can.
+        allow: Option<String>,
     },
     /// A call that names a path: look, and let it go on.
     Inspect(&'static PathCall),
@@ -390,8 +390,22 @@ impl Policy {
             } else {
                 format!("syscall group `{}`: {why}", group.name)
             },
-            allow: allow.then_some(name.as_str()),
+            allow: if allow {
+                Some(format!("syscalls.allow = [\"{name}\"]"))
+            } else {
+                (!by_profile && self.unix_sockets_would_do(name, arguments))
+                    .then(|| "network.unix = true".to_owned())
+            },
         }
+    }
+
+    /// Whether a call is denied only because Unix sockets are.
+    fn unix_sockets_would_do(&self, name: &str, arguments: &[u64; 6]) -> bool {
+        // The kernel looks at the low 32 bits only.
+        let family = arguments[0] & u64::from(u32::MAX);
+        !self.facts.unix_sockets
+            && matches!(name, "socket" | "socketpair")
+            && family == u64::from(arguments::AF_UNIX)
     }
 
     /// Assembles the BPF program.

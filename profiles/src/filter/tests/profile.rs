@@ -156,6 +156,29 @@ fn a_notification_says_what_was_tried_and_what_would_allow_it() {
 }
 
 #[test]
+fn a_unix_socket_that_is_denied_names_the_line_that_allows_it() {
+    let facts = FilterFacts {
+        unix_sockets: false,
+        ..X86_64
+    };
+    let policy = Policy::new(&rules(&[], &[]), &facts).unwrap();
+    let line = |name: &str, arguments: [u64; 6]| {
+        let number = syscalls::by_name(name).unwrap().number(Arch::X86_64);
+        match policy.classify(number.unwrap(), &arguments) {
+            Notification::Denied { allow, .. } => allow,
+            other => panic!("{name} is not denied: {other:?}"),
+        }
+    };
+    let unix = Some("network.unix = true".to_owned());
+    assert_eq!(line("socket", [1, 1, 0, 0, 0, 0]), unix);
+    assert_eq!(
+        line("socketpair", [0xffff_ffff_0000_0001, 2, 0, 0, 0, 0]),
+        unix
+    );
+    assert_eq!(line("socket", [40, 1, 0, 0, 0, 0]), None);
+}
+
+#[test]
 fn a_notification_that_the_filter_does_not_send_is_a_denial() {
     let policy = policy(X86_64);
     for number in [0, 2, 435, 1000] {
