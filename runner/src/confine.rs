@@ -110,6 +110,8 @@ fn build(cell: &mut Cell<'_>) -> Result<i32, SetupFailure> {
     namespaces::wait_for_id_maps(&cell.mapped).at(Step::MapIds)?;
     namespaces::enter_cgroup(cell.cgroup, &cell.cgroup_descriptors).at(Step::Cgroup)?;
     cell.cgroup_descriptors.clear();
+    let (template, call) = (&cell.template.mounts, &cell.call.mounts);
+    mounts::open_work(&mut cell.prepared, template, call)?;
     namespaces::take_identity(cell.template.inside).at(Step::Identity)?;
     namespaces::leave_session_keyring().at(Step::SessionKeyring)?;
     network::set_up(cell.template.network).at(Step::Loopback)?;

@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -35,7 +35,7 @@ const MASK: &CStr = c".masked";
 /// Where the lower layer of a guarded directory is for a moment.
 const GUARD: &str = "/.guard";
 
-/// Mounts that the launcher has prepared, by index into the list of mounts.
+/// What was opened or prepared beforehand, by index into the list of mounts.
 pub(crate) type Prepared = Vec<Option<OwnedFd>>;
 
 /// Prepares, in the launcher, the mounts that need privileges on the host: idmapped ones.
@@ -46,8 +46,8 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, SetupFailure> {
     let mut prepared = Prepared::new();
     for (index, mount) in mounts.iter().enumerate() {
-        let &&Mount::Bind {
-            ref source,
+        let Mount::Bind {
+            source,
             identity,
             owner: Some(owner),
             ..
@@ -55,20 +55,46 @@ pub(crate) fn prepare(
         else {
             continue;
         };
-        let tree = open_source(source, identity)
-            .and_then(|found| sys::clone_tree(found.as_fd(), true))
-            .at_item(Step::Mount, index)?;
-        let namespace =
-            crate::namespaces::idmap_namespace(proof, owner, host).at_item(Step::Mount, index)?;
-        let idmap = MountAttributes {
-            idmap: Some(namespace.as_fd()),
-            ..Default::default()
-        };
-        sys::set_mount(tree.as_fd(), idmap, true).at_item(Step::Mount, index)?;
+        let ready = idmapped(proof, source, *identity, (*owner, host));
         prepared.resize_with(mounts.len(), || None);
-        prepared[index] = Some(tree);
+        prepared[index] = Some(ready.at_item(Step::Mount, index)?);
     }
     Ok(prepared)
+}
+
+/// Opens the work directories of overlays while this process still has the supervisor's user, to
+/// whom alone the way there is open. It must be done in the cell's copy of the host's mounts: an
+/// overlay is made of directories on one mount.
+pub(crate) fn open_work(
+    prepared: &mut Prepared,
+    template: &[Mount],
+    call: &[Mount],
+) -> Result<(), SetupFailure> {
+    for (index, mount) in template.iter().chain(call).enumerate() {
+        if let Mount::Guarded { work, .. } = mount {
+            prepared.resize_with(template.len() + call.len(), || None);
+            prepared[index] = Some(open_source(work, None).at_item(Step::Mount, index)?);
+        }
+    }
+    Ok(())
+}
+
+/// A copy of a directory in which `owner`'s files are `host`'s.
+fn idmapped(
+    proof: sys::SingleThreaded,
+    source: &Path,
+    identity: Option<Identity>,
+    (owner, host): (crate::spec::Ids, crate::spec::Ids),
+) -> Result<OwnedFd, Errno> {
+    let found = open_source(source, identity)?;
+    let tree = sys::clone_tree(found.as_fd(), true)?;
+    let namespace = crate::namespaces::idmap_namespace(proof, owner, host)?;
+    let idmap = MountAttributes {
+        idmap: Some(namespace.as_fd()),
+        ..Default::default()
+    };
+    sys::set_mount(tree.as_fd(), idmap, true)?;
+    Ok(tree)
 }
 
 /// Cuts propagation and stacks an empty root on `/`; returns its root directory.
@@ -175,14 +201,15 @@ impl Builder<'_> {
             }
             Mount::Guarded {
                 source,
-                work,
                 target,
                 exec,
                 identity,
                 blocked,
+                ..
             } => {
-                open_source(source, *identity)?;
-                let overlay = self.overlay(source, work, blocked, *exec)?;
+                let source = open_source(source, *identity)?;
+                let work = prepared.ok_or(Errno::EINVAL)?;
+                let overlay = self.overlay(&source, &work, blocked, *exec)?;
                 self.attach(&overlay, target, true)?;
                 for name in blocked {
                     self.protect(&target.join(name), RDONLY)?;
@@ -337,8 +364,8 @@ impl Builder<'_> {
     /// `redirect_dir` are off because each would leave extended attributes behind.
     fn overlay(
         &self,
-        source: &Path,
-        work: &Path,
+        source: &OwnedFd,
+        work: &OwnedFd,
         blocked: &[std::path::PathBuf],
         exec: bool,
     ) -> Result<OwnedFd, Errno> {
@@ -369,10 +396,12 @@ impl Builder<'_> {
             c"lowerdir",
             &c_string(OsStr::new(GUARD.trim_start_matches('/')))?,
         )?;
-        overlay.set(c"upperdir", &overlay_path(source)?)?;
-        overlay.set(c"workdir", &overlay_path(work)?)?;
+        // By descriptor: what was opened is what is used, and no path of the host's shows in the
+        // cell's table of mounts.
+        overlay.set(c"upperdir", &descriptor_path(source)?)?;
+        overlay.set(c"workdir", &descriptor_path(work)?)?;
         overlay.set_flag(c"userxattr")?;
-        for option in [c"xino", c"index", c"metacopy"] {
+        for option in [c"xino", c"index", c"metacopy", c"uuid"] {
             overlay.set(option, c"off")?;
         }
         overlay.set(c"redirect_dir", c"nofollow")?;
@@ -455,14 +484,7 @@ fn c_string(text: &OsStr) -> Result<CString, Errno> {
     CString::new(text.as_bytes()).map_err(|_| Errno::EINVAL)
 }
 
-/// A path as an overlay option, where a backslash quotes.
-fn overlay_path(path: &Path) -> Result<CString, Errno> {
-    let mut quoted = Vec::new();
-    for &byte in path.as_os_str().as_bytes() {
-        if byte == b'\\' {
-            quoted.push(b'\\');
-        }
-        quoted.push(byte);
-    }
-    CString::new(quoted).map_err(|_| Errno::EINVAL)
+/// A path to what a descriptor of this process refers to (proc_pid_fd(5)).
+fn descriptor_path(file: &OwnedFd) -> Result<CString, Errno> {
+    c_string(OsStr::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
