@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::dirs;
 use crate::ids::Assigned;
+use crate::marks::Marks;
 
 /// Longest name of a named workspace, as a directory's name can be.
 const NAME_BYTES_MAX: usize = 200;
@@ -67,6 +68,8 @@ pub struct Places {
     pub run_as: Option<Ids>,
     /// Removed when the call is over.
     work: Option<tempfile::TempDir>,
+    /// Likewise.
+    _marks: Option<Marks>,
 }
 
 impl Places {
@@ -77,6 +80,16 @@ impl Places {
         let work = self.work.iter().map(tempfile::TempDir::path);
         work.flat_map(|path| [path.join("work"), path.to_owned()])
             .collect()
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        for directory in self.temporary() {
+            // One by one: the overlay's own directory has no permissions, so that an ordinary user
+            // could not look into it in order to remove the whole tree.
+            let _ = std::fs::remove_dir(directory);
+        }
     }
 }
 
@@ -123,6 +136,7 @@ impl Workspaces {
                 protect: vec![],
                 run_as: None,
                 work: None,
+                _marks: None,
             });
         };
         let failed = |what: String| WorkspaceError::Directory {
@@ -160,12 +174,18 @@ impl Workspaces {
             owner: idmapped.then_some(owner),
             work: work.as_ref().map(|work| work.path().to_owned()),
         };
+        let absent = protect
+            .iter()
+            .filter(|fact| fact.state == ProtectState::Absent)
+            .map(|fact| fact.relative.as_path());
+        let marks = work.is_some().then(|| Marks::above(root, absent));
         Ok(Places {
             workspace: Some(workspace),
             grants,
             protect,
             run_as,
             work,
+            _marks: marks,
         })
     }
 
