@@ -3,6 +3,7 @@
 //! The directory's contents are the tool's: each name is opened beneath the workspace's descriptor
 //! without following links, and only regular files are read.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,31 @@ pub const ARTIFACT_BYTES_MAX: u64 = 64 << 20;
 
 /// Collects the files that were changed since `since`; says what was left out, if anything was.
 #[must_use]
-pub fn collect(workspace: &OwnedFd, since: SystemTime, keep: &Keep) -> (Vec<Artifact>, Vec<String>) {
-    let mut found = Found { files: Vec::new(), left_out: Vec::new(), entries: 0 };
-    found.walk(workspace, Path::new(OUT), 0);
+pub fn collect(
+    workspace: &OwnedFd,
+    since: SystemTime,
+    keep: &Keep,
+) -> (Vec<Artifact>, Vec<String>) {
+    let mut found = Found {
+        since,
+        files: Vec::new(),
+        left_out: BTreeSet::new(),
+        entries: 0,
+    };
+    // An `Err` has been noted as left out.
+    let _ = found.walk(workspace, Path::new(OUT), 0);
     found.files.sort();
-    let Found { files, mut left_out, .. } = found;
+    let Found {
+        files, left_out, ..
+    } = found;
+    let mut left_out = Vec::from_iter(left_out);
     let mut artifacts = Vec::new();
     for path in files {
-        let name = path.strip_prefix(OUT).unwrap_or(&path).display().to_string();
+        let name = path
+            .strip_prefix(OUT)
+            .unwrap_or(&path)
+            .display()
+            .to_string();
         match collect_one(workspace, &path, &name, since, keep) {
             Ok(Some(artifact)) => artifacts.push(artifact),
             Ok(None) => {}
@@ -46,41 +64,78 @@ pub fn collect(workspace: &OwnedFd, since: SystemTime, keep: &Keep) -> (Vec<Arti
 }
 
 struct Found {
+    since: SystemTime,
     files: Vec<PathBuf>,
-    left_out: Vec<String>,
+    left_out: BTreeSet<String>,
     entries: usize,
 }
 
+/// Enough was found.
+struct Full;
+
 impl Found {
-    fn walk(&mut self, workspace: &OwnedFd, directory: &Path, depth: usize) {
+    fn walk(&mut self, workspace: &OwnedFd, directory: &Path, depth: usize) -> Result<(), Full> {
+        let shown = directory.display();
+        if depth > DEPTH_MAX {
+            let what = format!("`{shown}` is too deep and was not looked into");
+            self.left_out.insert(what);
+            return Ok(());
+        }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let opened = match open(workspace, directory, flags) {
             Ok(opened) => opened,
             // No `out/` is the usual case.
-            Err(Errno::ENOENT | Errno::ENOTDIR) => return,
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
             Err(error) => {
-                self.left_out.push(format!("`{}` was not read: {error}", directory.display()));
-                return;
+                let what = format!("`{shown}` was not read: {error}");
+                self.left_out.insert(what);
+                return Ok(());
             }
         };
-        let Ok(listing) = Dir::from_fd(opened) else { return };
+        let Ok(listing) = Dir::from_fd(opened) else {
+            return Ok(());
+        };
         for entry in listing.into_iter().flatten() {
-            let Ok(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            if name == "." || name == ".." {
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
                 continue;
             }
             self.entries += 1;
-            if self.entries > ENTRIES_MAX || self.files.len() >= ARTIFACTS_MAX {
-                self.left_out.push(format!("`{OUT}` holds more than {ARTIFACTS_MAX} files"));
-                return;
+            if self.entries > ENTRIES_MAX {
+                let what = format!("`{OUT}` has more than {ENTRIES_MAX} entries");
+                self.left_out.insert(what);
+                return Err(Full);
             }
-            let path = directory.join(name);
-            match kind_of(workspace, &path) {
-                Ok(SFlag::S_IFDIR) if depth < DEPTH_MAX => self.walk(workspace, &path, depth + 1),
-                Ok(SFlag::S_IFREG) => self.files.push(path),
-                // Links, sockets, pipes and devices are not results.
-                _ => {}
+            let Ok(name) = std::str::from_utf8(name) else {
+                let what = format!("a name in `{shown}` is not UTF-8 and was left out");
+                self.left_out.insert(what);
+                continue;
+            };
+            self.look_at(workspace, directory.join(name), depth)?;
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, workspace: &OwnedFd, path: PathBuf, depth: usize) -> Result<(), Full> {
+        let Ok(stat) = open(workspace, &path, OFlag::O_PATH).and_then(fstat) else {
+            // A link, or gone.
+            return Ok(());
+        };
+        match file_kind(&stat) {
+            SFlag::S_IFDIR => self.walk(workspace, &path, depth + 1),
+            // What was there before the call is no result of it.
+            SFlag::S_IFREG if !changed_since(&stat, self.since) => Ok(()),
+            SFlag::S_IFREG if self.files.len() < ARTIFACTS_MAX => {
+                self.files.push(path);
+                Ok(())
             }
+            SFlag::S_IFREG => {
+                let what = format!("`{OUT}` holds more than {ARTIFACTS_MAX} files");
+                self.left_out.insert(what);
+                Err(Full)
+            }
+            // Links, sockets, pipes and devices are not results.
+            _ => Ok(()),
         }
     }
 }
@@ -101,9 +156,14 @@ fn collect_one(
         return Ok(None);
     }
     let mime = mime_guess::from_path(name).first_or_octet_stream();
-    keep.artifact(name, mime.essence_str(), File::from(file), ARTIFACT_BYTES_MAX)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    keep.artifact(
+        name,
+        mime.essence_str(),
+        File::from(file),
+        ARTIFACT_BYTES_MAX,
+    )
+    .map(Some)
+    .map_err(|error| error.to_string())
 }
 
 fn open(workspace: &OwnedFd, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
@@ -111,13 +171,10 @@ fn open(workspace: &OwnedFd, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS
         | ResolveFlag::RESOLVE_NO_XDEV;
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW).resolve(resolve);
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+        .resolve(resolve);
     openat2(workspace, path, how)
-}
-
-fn kind_of(workspace: &OwnedFd, path: &Path) -> Result<SFlag, Errno> {
-    let found = open(workspace, path, OFlag::O_PATH)?;
-    Ok(file_kind(&fstat(found)?))
 }
 
 fn file_kind(stat: &FileStat) -> SFlag {
@@ -126,6 +183,8 @@ fn file_kind(stat: &FileStat) -> SFlag {
 
 /// By the change time, which a tool cannot set, with a second's allowance for coarse clocks.
 fn changed_since(stat: &FileStat, since: SystemTime) -> bool {
-    let since = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let since = since
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     u64::try_from(stat.st_ctime).unwrap_or(0) + 1 >= since
 }
