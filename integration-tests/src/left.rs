@@ -175,19 +175,14 @@ fn shared() -> BTreeSet<String> {
         .collect()
 }
 
-/// Temporary files that a cell's user owns, or that are named for Toolcell; not those of tests.
+/// Temporary files that a cell's user owns, but for those of tests. (What toolcell makes itself is
+/// in the world's own `TMPDIR`.)
 fn temporary() -> BTreeSet<String> {
-    let named = ["/tmp", "/var/tmp", "/run"]
+    ["/tmp", "/var/tmp"]
         .into_iter()
-        .flat_map(|directory| {
-            let ours =
-                |name: &String| name.contains("toolcell") && !name.contains("toolcell-test-");
-            names(Path::new(directory)).into_iter().filter(ours)
-        });
-    let owned = ["/tmp", "/var/tmp"].into_iter().flat_map(|directory| {
-        owned(Path::new(directory)).filter(|path| !path.contains("/toolcell-test-"))
-    });
-    named.chain(owned).collect()
+        .flat_map(|directory| owned(Path::new(directory)))
+        .filter(|path| !path.contains("/toolcell-"))
+        .collect()
 }
 
 fn names(directory: &Path) -> Vec<String> {

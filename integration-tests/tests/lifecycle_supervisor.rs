@@ -104,6 +104,12 @@ fn a_run_killed_in_a_workspace_of_the_hosts_leaves_no_ghosts() {
             running.signal(Signal::SIGKILL);
             let _ = running.end();
         }
+        // One that certainly runs when it is killed.
+        let directory = ["--workspace", &project, "--", "/bin/sh", "-c", DAEMONS];
+        let running = world.start(&[&["run", "--profile", &profile][..], &directory[..]].concat());
+        assert_eq!(running.line(), "up", "{who:?}");
+        running.signal(Signal::SIGKILL);
+        let _ = running.end();
         assert_nothing_left(&world, &before);
         let mut names: Vec<_> = std::fs::read_dir(&project)
             .expect("it is there")
