@@ -19,6 +19,7 @@ pub mod facts;
 pub mod ids;
 pub mod launch;
 pub mod lines;
+pub mod marks;
 pub mod outcome;
 pub mod probe;
 pub mod processes;
