@@ -29,6 +29,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("chown", chown),
     ("utimes", utimes),
     ("setxattr", setxattr),
+    ("listxattr", listxattr),
     ("flags", flags),
     ("unlink", unlink),
     ("rmdir", rmdir),
@@ -198,6 +199,16 @@ fn setxattr(arguments: &[String]) -> Found {
         0
     )?;
     Ok(String::new())
+}
+
+/// `listxattr PATH`: the names of its extended attributes.
+fn listxattr(arguments: &[String]) -> Found {
+    let path = names::text(argument(arguments, 0));
+    let mut list = vec![0_u8; 4096];
+    let capacity = list.len();
+    let length = syscall!(libc::SYS_llistxattr, path.as_c_str(), &mut list[..], capacity)?;
+    list.truncate(usize::try_from(length).expect("a length"));
+    Ok(String::from_utf8_lossy(&list).trim_end_matches('\0').replace('\0', ","))
 }
 
 /// `flags PATH`: marks it as not to be dumped, as `chattr +d` does.
