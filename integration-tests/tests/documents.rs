@@ -5,6 +5,7 @@
 //! is a profile, or a part of one; with the line `# wrong: …` it is one that must be refused so.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -41,8 +42,9 @@ fn read(path: &str) -> String {
 fn documents() -> Vec<String> {
     let mut found = Vec::new();
     for directory in ["", "docs"] {
-        for entry in std::fs::read_dir(repository().join(directory)).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
+        for entry in std::fs::read_dir(repository().join(directory)).expect("it is there") {
+            let name = entry.expect("it can be listed").file_name();
+            let name = name.into_string().expect("names of ours are UTF-8");
             if Path::new(&name)
                 .extension()
                 .is_some_and(|extension| extension == "md")
@@ -145,22 +147,24 @@ fn differences(world: &World, block: &Block) -> String {
     let mut script = String::from("exec 2>&1\n");
     for (command, _) in &commands {
         // `$?` passes from command to command, as it does for a person.
-        script.push_str(&format!("(s=$?; printf '{MARK}'; exit $s)\n{command}\n"));
+        writeln!(script, "(s=$?; printf '{MARK}'; exit $s)\n{command}").expect("a string takes it");
     }
     let output = world
         .program(Path::new("/bin/bash"), &["-c", &script])
         .output()
-        .unwrap();
+        .expect("bash starts");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut printed = printed.split(MARK).skip(1);
     let mut wrong = String::new();
     for (command, expected) in commands {
         let found = printed.next().unwrap_or_default();
         if !is_like(found, &expected) {
-            wrong.push_str(&format!(
-                "{} ({:?})\n$ {command}\n--- shown\n{expected}--- printed\n{found}\n",
+            writeln!(
+                wrong,
+                "{} ({:?})\n$ {command}\n--- shown\n{expected}--- printed\n{found}",
                 block.place, world.who
-            ));
+            )
+            .expect("a string takes it");
         }
     }
     wrong
