@@ -1,7 +1,5 @@
 //! An outcome in words, for a model or a person to read.
 
-use std::fmt::Write;
-
 use crate::outcome::{Outcome, Status, Stream};
 
 /// Whether a caller got what was asked for: the tool ran, and says that it succeeded.
@@ -79,7 +77,7 @@ pub fn status(outcome: &Outcome) -> String {
     if outcome.reason.is_empty() {
         end
     } else {
-        format!("{end}: {}", outcome.reason)
+        format!("{end}: {}", one_line(&outcome.reason))
     }
 }
 
@@ -109,6 +107,24 @@ fn separate(text: &mut String) {
 }
 
 fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
-    // Writing to a `String` cannot fail.
-    let _ = writeln!(text, "{words}");
+    text.push_str(&one_line(&words.to_string()));
+    text.push('\n');
+}
+
+/// Text on one line, in which nothing acts on a terminal or forges another line: names of files and
+/// paths that a tool tried are the tool's own choice.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        // Those that turn the direction of text around, which hides what a name is.
+        let turns = matches!(character, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2028}'..='\u{2029}' | '\u{2066}'..='\u{2069}');
+        if character.is_control() || turns {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }

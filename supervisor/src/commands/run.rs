@@ -190,7 +190,7 @@ fn explain_on_stderr(outcome: &Outcome) {
     if outcome.status != Status::Exited {
         tell(&format!("toolcell: {}", render::status(outcome)));
     } else if !outcome.reason.is_empty() {
-        tell(&format!("toolcell: {}", outcome.reason));
+        tell(&format!("toolcell: {}", render::one_line(&outcome.reason)));
     }
     let told = |line: &str| !line.is_empty() && outcome.reason.contains(&format!("`{line}`"));
     for denial in &outcome.denials {
@@ -219,5 +219,5 @@ fn line(denial: &Denial) -> String {
     } else {
         format!("`{allow_with}` in the profile would allow it")
     };
-    format!("denied: {what}{times}: {rule}; hint: {mend}")
+    render::one_line(&format!("denied: {what}{times}: {rule}; hint: {mend}"))
 }
