@@ -15,6 +15,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use profiles::filter::paths::{Effect, PathCall, Place};
 use profiles::filter::{Notification, Policy};
+use profiles::resolve::{SHM, TMP, WORK};
 use runner::spec::LandlockRule;
 use runner::sys::{self, Answer};
 use tokio::io::Interest;
@@ -167,15 +168,15 @@ fn handle(
             let need = need_of(path_call, &call.arguments);
             let denied = paths_of(call, path_call)
                 .into_iter()
-                .find(|path| is_denied(call.pid, path, &need, allowed));
+                .find_map(|path| Some((denied(call.pid, &path, &need, allowed)?, path)));
             let still_there = sys::notification_is_valid(listener.as_fd(), call.id);
             answer(Answer::Continue);
-            let path = denied.filter(|_| still_there)?;
+            let (allow_with, path) = denied.filter(|_| still_there)?;
             Some(Denial {
                 kind: DenialKind::Path,
                 what: format!("{} {}", need.verb, path.display()),
                 rule: format!("no entry of `files.{}` covers it", need.key),
-                allow_with: format!("files.{} = [{:?}]", need.key, path.display().to_string()),
+                allow_with,
                 count: 1,
             })
         }
@@ -244,32 +245,50 @@ fn need_of(call: &PathCall, arguments: &[u64; 6]) -> Need {
     }
 }
 
-/// Whether the cell does not have a path, or has it without the rights that are needed.
+/// The line that would allow a path which the cell does not have, or has without the rights that are
+/// needed; nothing if it is not denied.
 ///
 /// What is absent from a directory that the cell does have is no denial: it is absent for
 /// everybody, or the tool's own affair.
-fn is_denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> bool {
-    let Ok(root) = open_root(pid) else {
-        return false;
-    };
-    let Some((found, rest)) = nearest(&root, path) else {
-        return false;
-    };
+fn denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> Option<String> {
+    let root = open_root(pid).ok()?;
+    let (found, rest) = nearest(&root, path)?;
     let absent = !rest.as_os_str().is_empty();
     if absent && ROUTINE.iter().any(|routine| path == Path::new(routine)) {
-        return false;
+        return None;
     }
+    let line = || line(need.key, path, &root, &found, absent);
     if absent && need.key != "write" {
-        return is_own(&root, &found);
+        return same_device(&root, &found).then(line);
     }
     // Reading what leads to an allowed place, such as `/` itself, is part of the cell.
-    let Ok(canonical) = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())) else {
-        return false;
-    };
+    let canonical = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
     let canonical = canonical.join(rest);
     let leads_on =
         need.key == "read" && allowed.rules.iter().any(|r| r.path.starts_with(&canonical));
-    !leads_on && !covers(&allowed.rules, &canonical, need.right)
+    (!leads_on && !covers(&allowed.rules, &canonical, need.right)).then(line)
+}
+
+/// The line that lets a path be used; empty if a profile cannot have such a line.
+///
+/// `found` is the nearest there is to the path in the cell.
+fn line(key: &str, path: &Path, root: &OwnedFd, found: &OwnedFd, absent: bool) -> String {
+    let within = |place: &&str| path.starts_with(place);
+    // Beneath one of these there may be something of the host, which has a line of its own.
+    let whole = [WORK, TMP, SHM].into_iter().filter(within).find(|place| {
+        nearest(root, Path::new(place)).is_some_and(|(place, _)| same_device(&place, found))
+    });
+    if let Some(place) = whole {
+        // A profile lists these as a whole, and what it writes it can also read.
+        let key = if key == "exec" { key } else { "write" };
+        return format!("files.{key} = [{place:?}]");
+    }
+    // The cell has its own, and what exists in its own root is generated.
+    let generated = !absent && same_device(root, found);
+    if generated || ["/proc", "/dev"].iter().any(within) {
+        return String::new();
+    }
+    format!("files.{key} = [{:?}]", path.display().to_string())
 }
 
 /// Whether a rule with any of these rights is on the path or on one of its ancestors; the root's own
@@ -306,10 +325,10 @@ fn nearest(root: &OwnedFd, path: &Path) -> Option<(OwnedFd, PathBuf)> {
     None
 }
 
-/// Whether something is in the cell's own root rather than in something that is mounted there.
-fn is_own(root: &OwnedFd, found: &OwnedFd) -> bool {
+/// Whether two things are in one file system, and so neither is in something mounted on the other's.
+fn same_device(one: &OwnedFd, other: &OwnedFd) -> bool {
     let device = |fd: &OwnedFd| nix::sys::stat::fstat(fd).map(|stat| stat.st_dev);
-    device(root).is_ok_and(|root| device(found) == Ok(root))
+    device(one).is_ok_and(|one| device(other) == Ok(one))
 }
 
 /// The absolute paths that a call names, as text; those that cannot be read are left out.
