@@ -37,8 +37,9 @@ use events::Notice;
 use limits::Wanted;
 
 /// How long [`CellCgroup::remove`] waits for the last process to be gone. A killed process takes
-/// microseconds, unless it is in a driver or on a file system that does not answer.
-pub const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
+/// microseconds, unless it is in a driver or on a file system that does not answer, or hundreds of
+/// them share a busy machine.
+pub const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 /// First and longest pause between two attempts at it.
 const REMOVE_STEP_MIN: Duration = Duration::from_millis(1);
 const REMOVE_STEP_MAX: Duration = Duration::from_millis(50);

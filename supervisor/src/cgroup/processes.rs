@@ -25,25 +25,32 @@ pub(super) fn is_empty(group: &Path) -> bool {
 
 /// Ends everything in a group and below it, by `cgroup.kill` where there is one.
 pub(super) fn end_all(group: &Path) {
-    // Written by its owner's own hand: the kernel takes nothing but "1" (cgroup-v2, "cgroup.kill").
+    // v1, and v2 before Linux 5.14, have no such file.
     if super::file::write(&group.join("cgroup.kill"), "1").is_err() {
-        kill_each(group);
+        kill_each(&[group]);
     }
 }
 
-/// Sends SIGKILL to every process in the group and below it, until no listed one is new.
+/// Sends SIGKILL to every process in the groups and below them, until no listed one is new.
 ///
 /// A listed PID may be another process by the time it is signalled. So it is pinned by a pidfd first
 /// and the group is listed again: a PID that is still listed then belongs to the pinned process, or
 /// that one is dead and the signal goes nowhere.
-pub(super) fn kill_each(group: &Path) {
-    for child in children(group) {
-        kill_each(&child);
-    }
+pub(super) fn kill_each<P: AsRef<Path>>(groups: &[P]) {
+    // One set for all: a process is in every hierarchy of v1.
     let mut signalled = BTreeSet::new();
+    for group in groups {
+        kill_below(group.as_ref(), &mut signalled);
+    }
+}
+
+fn kill_below(group: &Path, signalled: &mut BTreeSet<i32>) {
+    for child in children(group) {
+        kill_below(&child, signalled);
+    }
     for _ in 0..ROUNDS_MAX {
         let listed = list(group).unwrap_or_default();
-        let new: Vec<i32> = listed.difference(&signalled).copied().collect();
+        let new: Vec<i32> = listed.difference(signalled).copied().collect();
         let pinned: Vec<(i32, OwnedFd)> = new
             .into_iter()
             .take(ROUND_PROCESSES_MAX)
@@ -64,10 +71,9 @@ pub(super) fn kill_each(group: &Path) {
     }
 }
 
-/// PIDs in `cgroup.procs`. A process of a PID namespace that we cannot see into reads as 0, which no
-/// process of a cell does.
+/// PIDs in `cgroup.procs`. One of a PID namespace that we cannot see into reads as 0: it counts, but
+/// cannot be signalled; no process of a cell is one.
 fn list(group: &Path) -> Result<BTreeSet<i32>, CgroupError> {
     let text = super::file::read(&group.join("cgroup.procs"))?;
-    let pids = text.lines().filter_map(|line| line.parse().ok());
-    Ok(pids.filter(|pid| *pid > 0).collect())
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }

@@ -154,9 +154,7 @@ impl Cell {
     pub fn kill(&self) -> Result<(), CgroupError> {
         // A cell cannot fork faster than it is killed if it cannot fork at all.
         let stopped = file::write(&self.pids.join("pids.max"), "0");
-        for directory in &self.directories {
-            processes::kill_each(directory);
-        }
+        processes::kill_each(&self.directories);
         stopped
     }
 

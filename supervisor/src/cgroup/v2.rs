@@ -116,7 +116,7 @@ impl Cell {
         if result.is_err() {
             // Before Linux 5.14.
             let _ = file::write(&self.directory.join("pids.max"), "0");
-            processes::kill_each(&self.directory);
+            processes::kill_each(&[&self.directory]);
         }
         match result {
             Err(CgroupError::Write { source, .. })
