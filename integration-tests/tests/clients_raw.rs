@@ -343,6 +343,46 @@ fn last_message_needs_no_line_end() {
     }
 }
 
+/// A script closes its side at once, and still gets everything that it asked for.
+#[test]
+fn client_that_only_listens_is_told_all_the_same() {
+    for who in everyone() {
+        let world = World::new(who);
+        let mut raw = Raw::start(&world);
+        let listen = json!({ "notifications": { "toolsListChanged": true } });
+        let mut call = modern(
+            2,
+            "tools/call",
+            json!({ "name": "python", "arguments": { "code": "print(6 * 7)" } }),
+        );
+        call["params"]["_meta"]["progressToken"] = json!("mine");
+        let listen = modern(1, "subscriptions/listen", listen);
+        raw.0.write(format!("{listen}\n{call}\n"));
+        raw.0.close();
+        let end = raw.0.end();
+        assert!(end.status.success(), "{end:?}");
+        let said = String::from_utf8(end.stdout).unwrap();
+        let said: Vec<Value> = said
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let method = |name: &str| said.iter().find(|message| message["method"] == name);
+        assert!(method("notifications/subscriptions/acknowledged").is_some());
+        let progress = method("notifications/progress").expect("there is progress");
+        assert_eq!(progress["params"]["message"], "42");
+        let answer = |id: i64| {
+            said.iter()
+                .find(|message| message["id"] == id && message["method"].is_null())
+        };
+        let called = answer(2).expect("the call is answered");
+        assert_eq!(
+            called["result"]["structuredContent"]["stdout"]["text"],
+            "42\n"
+        );
+        assert!(answer(1).is_some(), "the subscription comes to an end");
+    }
+}
+
 #[test]
 fn message_that_comes_byte_by_byte_is_one() {
     for who in everyone() {

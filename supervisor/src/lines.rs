@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::Arc;
 
 use rmcp::model::{
     ClientJsonRpcMessage, ClientNotification, ClientRequest, ErrorCode, GetMeta, JsonRpcMessage,
@@ -18,7 +18,7 @@ use rmcp::service::RoleServer;
 use rmcp::transport::Transport;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::scan::Scan;
@@ -44,7 +44,7 @@ pub struct Lines<R, W> {
     /// Whether the client has begun to speak, by `initialize` or a request that carries the
     /// protocol's version. rmcp hangs up on a client that sends anything but a request before.
     opened: bool,
-    in_flight: Arc<StdMutex<HashSet<RequestId>>>,
+    in_flight: Arc<watch::Sender<InFlight>>,
     /// A clone is held for each message that waits to be written. A client that does not read is
     /// not listened to for long: what it should have read would pile up here.
     unwritten: Arc<()>,
@@ -70,6 +70,12 @@ where
             unwritten: Arc::default(),
             ended,
         }
+    }
+
+    /// What is being served, as it changes.
+    #[must_use]
+    pub fn in_flight(&self) -> watch::Receiver<InFlight> {
+        self.in_flight.subscribe()
     }
 
     /// Reads up to the end of a line into `self.line`; `None` at the end of the stream.
@@ -157,17 +163,18 @@ where
     fn admit(&mut self, message: ClientJsonRpcMessage) -> Option<ClientJsonRpcMessage> {
         match &message {
             JsonRpcMessage::Request(request) => {
-                let mut in_flight = lock(&self.in_flight);
-                let refused = if in_flight.contains(&request.id) {
-                    // The answers to both would be taken for the first one's.
-                    Some("a request with this id is still being served".to_owned())
-                } else if in_flight.len() + Arc::strong_count(&self.unwritten) > REQUESTS_MAX {
-                    Some(format!("more than {REQUESTS_MAX} requests at once"))
-                } else {
-                    in_flight.insert(request.id.clone());
-                    None
-                };
-                drop(in_flight);
+                let unwritten = Arc::strong_count(&self.unwritten) - 1;
+                let mut refused = None;
+                self.in_flight.send_modify(|in_flight| {
+                    if in_flight.contains(&request.id) {
+                        // The answers to both would be taken for the first one's.
+                        refused = Some("a request with this id is still being served".to_owned());
+                    } else if in_flight.len() + unwritten >= REQUESTS_MAX {
+                        refused = Some(format!("more than {REQUESTS_MAX} requests at once"));
+                    } else {
+                        in_flight.insert(request.id.clone(), &request.request);
+                    }
+                });
                 if let Some(refused) = refused {
                     self.refuse(Some(&request.id), ErrorCode::INVALID_REQUEST, &refused);
                     return None;
@@ -184,7 +191,7 @@ where
                     && let Some(id) = &cancelled.params.request_id
                 {
                     // A cancelled request is not answered.
-                    lock(&self.in_flight).remove(id);
+                    self.in_flight.send_modify(|in_flight| in_flight.remove(id));
                 }
             }
             JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => {}
@@ -203,6 +210,41 @@ where
         .into_bytes();
         text.push(b'\n');
         self.answer = Some(Box::pin(write(Arc::clone(&self.write), text)));
+    }
+}
+
+/// Requests that were not answered yet.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    requests: HashSet<RequestId>,
+    subscriptions: HashSet<RequestId>,
+}
+
+impl InFlight {
+    /// Whether every request has its answer, but for those that last as long as the connection.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.requests.len() + self.subscriptions.len()
+    }
+
+    fn contains(&self, id: &RequestId) -> bool {
+        self.requests.contains(id) || self.subscriptions.contains(id)
+    }
+
+    fn insert(&mut self, id: RequestId, request: &ClientRequest) {
+        match request {
+            ClientRequest::SubscriptionsListenRequest(_) => self.subscriptions.insert(id),
+            _ => self.requests.insert(id),
+        };
+    }
+
+    fn remove(&mut self, id: &RequestId) {
+        self.requests.remove(id);
+        self.subscriptions.remove(id);
     }
 }
 
@@ -230,7 +272,7 @@ where
             JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => None,
         };
         if let Some(id) = answered {
-            lock(&self.in_flight).remove(id);
+            self.in_flight.send_modify(|in_flight| in_flight.remove(id));
         }
         let output = Arc::clone(&self.write);
         let ended = self.ended.clone();
@@ -266,8 +308,11 @@ where
                     self.refuse(id.as_ref(), ErrorCode::INVALID_REQUEST, &message);
                 }
                 Ok(None) => {
+                    // A client that has said all it wanted may still listen: were this the end of
+                    // the transport, rmcp would send it no more progress, and lose the answers that
+                    // come after it. Whoever waits for `ended` hangs up in the end.
                     self.ended.cancel();
-                    return None;
+                    std::future::pending::<()>().await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not read from the client");
@@ -312,9 +357,4 @@ fn opens(request: &ClientRequest) -> bool {
                     .is_some_and(|version| ProtocolVersion::KNOWN_VERSIONS.contains(&version))
         }
     }
-}
-
-fn lock(ids: &StdMutex<HashSet<RequestId>>) -> std::sync::MutexGuard<'_, HashSet<RequestId>> {
-    // Nothing panics while it holds the lock.
-    ids.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -154,8 +154,8 @@ impl ServerHandler for Server {
             }
         };
         if let Some(reports) = reports {
-            // Everything about a call comes before its result.
-            let _ = reports.await;
+            // Everything about a call comes before its result, for as long as somebody listens.
+            let _ = self.connection.run_until_cancelled(reports).await;
         }
         let answer = called.map_err(|error| ErrorData::invalid_params(error.to_string(), None))?;
         Ok(result(&answer).into())

@@ -273,7 +273,9 @@ proptest! {
             let (mut ours, theirs) = tokio::io::duplex(1 << 20);
             let ended = CancellationToken::new();
             let mut lines = Lines::new(&input[..], theirs, ended.clone());
-            while lines.receive().await.is_some() {}
+            let all = async { while lines.receive().await.is_some() {} };
+            // It says that the input is over, and waits to be hung up on.
+            ended.run_until_cancelled(all).await;
             lines.close().await.unwrap();
             drop(lines);
             let mut said = String::new();

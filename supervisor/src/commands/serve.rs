@@ -13,6 +13,7 @@ use rmcp::service::ServerInitializeError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{SourceArgs, show, tell};
@@ -20,7 +21,7 @@ use crate::audit::{Audit, Durability};
 use crate::caller::Caller;
 use crate::catalog::{Catalog, Snapshot};
 use crate::dirs;
-use crate::lines::Lines;
+use crate::lines::{InFlight, Lines};
 use crate::results::Results;
 use crate::server::Server;
 use crate::service::{Run, Service};
@@ -174,20 +175,22 @@ where
     let connection = CancellationToken::new();
     let hang_up = CancellationToken::new();
     let lines = Lines::new(read, write, ended.clone());
+    let mut in_flight = lines.in_flight();
     let server = Server::new(Arc::clone(service), Caller::local(), connection.clone());
     let running = tokio::select! {
         opened = server.serve_with_ct(lines, hang_up.clone()) => match opened {
             Ok(running) => running,
-            // It went away before it said anything.
             Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
             Err(error) => return Err(io::Error::other(error)),
         },
+        // It went away before it said anything.
+        () = ended.cancelled() => return Ok(()),
         () = stop.asked() => return Ok(()),
     };
     let mut session = tokio::spawn(running.waiting());
     tokio::select! {
         () = ended.cancelled() => {
-            service.idle(DRAIN).await;
+            let _ = timeout(DRAIN, in_flight.wait_for(InFlight::is_answered)).await;
         }
         () = stop.asked() => {}
         _ = &mut session => {}
@@ -205,7 +208,7 @@ where
     if !session.is_finished() {
         // The answers to what was cancelled are on their way; after them, it hangs up.
         hang_up.cancel();
-        let _ = tokio::time::timeout(GOODBYE, session).await;
+        let _ = timeout(GOODBYE, session).await;
     }
     Ok(())
 }
@@ -254,7 +257,7 @@ pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
                     if touch.is_none() {
                         return;
                     }
-                    let _ = tokio::time::timeout(DEBOUNCE_MAX, at_rest(&mut touches)).await;
+                    let _ = timeout(DEBOUNCE_MAX, at_rest(&mut touches)).await;
                 }
             }
             reload(&service).await;
@@ -266,7 +269,7 @@ pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
 
 /// Waits until nothing was touched for a while.
 async fn at_rest(touches: &mut mpsc::Receiver<()>) {
-    while let Ok(Some(())) = tokio::time::timeout(DEBOUNCE, touches.recv()).await {}
+    while let Ok(Some(())) = timeout(DEBOUNCE, touches.recv()).await {}
 }
 
 fn watch_directories(watcher: &mut impl Watcher, service: &Service) {
