@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use harness::ground::Ground;
-use harness::{Who, everyone};
+use harness::{Who, everyone, skip};
 
 /// Everything that a file has beside its contents.
 fn metadata(path: &Path) -> [i64; 7] {
@@ -248,6 +248,54 @@ fn no_device_node_or_whiteout_is_made_in_a_workspace_of_the_host() {
         let said = ground.attempt(&profile, &["fifo", "/tmp/fifo"]);
         assert!(said.succeeded(), "the control of {who:?}: {said:#?}");
     }
+}
+
+/// A directory of root's is shown by a mount that maps its owner: what a tool makes in it is root's on
+/// the host, so a set-id bit would be worth the most there.
+#[test]
+fn nothing_dangerous_is_left_in_a_workspace_of_roots() {
+    if !everyone().contains(&Who::Root) {
+        return skip(
+            "a workspace of root's",
+            "the tests were not started by root",
+        );
+    }
+    let ground = Ground::new(Who::Root);
+    let workspace = ground.directory("workspace");
+    let file = ground.file("workspace/program", "#!/bin/sh\n");
+    let options = [
+        "--workspace",
+        workspace.to_str().expect("temporary names are text"),
+    ];
+    let profile = ground.profile("", "");
+    for attempt in [
+        &["chmod", "/work/program", "4755"][..],
+        &["fchmod", "/work/program", "6755"],
+        &["fchmodat2", "/work/program", "4755"],
+        &["create_mode", "/work/new", "4755"],
+        &[
+            "setxattr",
+            "/work/program",
+            "security.capability",
+            "capability",
+        ],
+        &["chown", "/work/program", "0", "0"],
+        &["node", "/work/new", "c", "1", "3"],
+        &["node", "/work/new", "b", "7", "0"],
+        &["whiteout", "/work/program", "/work/new"],
+        &["fifo", "/work/new"],
+    ] {
+        let before = metadata(&file);
+        let said = ground.attempt_with(&profile, &options, attempt);
+        let refused = ["EPERM", "EACCES", "EINVAL"].contains(&said.answer.as_str());
+        assert!(refused, "{attempt:?}: {said:#?}");
+        assert_eq!(metadata(&file), before, "{attempt:?}");
+        assert!(!workspace.join("new").exists(), "{attempt:?}");
+    }
+    let said = ground.attempt_with(&profile, &options, &["create", "/work/new", "x"]);
+    assert!(said.succeeded(), "the control: {said:#?}");
+    let [mode, user, ..] = metadata(&workspace.join("new"));
+    assert_eq!((mode & 0o7000, user), (0, 0), "the control: it is root's");
 }
 
 /// Whether anything was read is nobody's business either.
