@@ -158,6 +158,7 @@ pub fn told(command: &mut Command) -> Result<String, String> {
 
 /// What a command of the host prints; it must succeed.
 #[track_caller]
+#[must_use]
 pub fn host(program: &str, arguments: &[&str]) -> String {
     told(Command::new(program).args(arguments))
         .unwrap_or_else(|error| panic!("`{program}` on the host: {error}"))

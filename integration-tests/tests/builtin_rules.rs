@@ -183,13 +183,13 @@ fn prepared(world: &World) -> PathBuf {
     if !directory.exists() {
         world.write("directory/text.txt", "some text\n");
         let path = directory.to_str().expect("a plain path");
-        host(
+        let _ = host(
             "/usr/bin/git",
             &["init", "--quiet", "--initial-branch=main", path],
         );
         let database = world.write("directory/numbers.db", "");
         let database = database.to_str().expect("a plain path");
-        host(
+        let _ = host(
             "/usr/bin/sqlite3",
             &[database, "CREATE TABLE n (i); INSERT INTO n VALUES (42);"],
         );

@@ -22,7 +22,7 @@ fn databases(world: &World, mode: &str) -> Option<PathBuf> {
     let directory = world.path("databases");
     let path = directory.join("people.db");
     let sql = format!("PRAGMA journal_mode = {mode}; {MADE}");
-    host(
+    let _ = host(
         "/usr/bin/sqlite3",
         &[path.to_str().expect("a plain path"), &sql],
     );
@@ -157,7 +157,7 @@ fn sqlite_query_changes_nothing() {
                 "{who:?}: {sql}"
             );
             assert_eq!(names(&directory), ["people.db"], "{who:?}: {sql}");
-            host(
+            let _ = host(
                 "/usr/bin/sqlite3",
                 &[path.to_str().expect("a plain path"), sql],
             );

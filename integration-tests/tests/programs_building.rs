@@ -21,9 +21,9 @@ fn gcc_optimises_across_files_at_link_time() {
             "int part(int);\nint main(void) { return part(40); }\n",
         );
         world.write("workspace/part.c", "int part(int n) { return n + 2; }\n");
-        let build = "gcc -O2 -flto=2 -c main.c part.c && gcc -O2 -flto=2 -o built main.o part.o \
+        let script = "gcc -O2 -flto=2 -c main.c part.c && gcc -O2 -flto=2 -o built main.o part.o \
                      && { ./built; test $? = 42; }";
-        let outcome = world.run_in_workspace(&roomy_with_exec(), &["/bin/sh", "-c", build]);
+        let outcome = world.run_in_workspace(&roomy_with_exec(), &["/bin/sh", "-c", script]);
         world.assert_unbroken(&outcome, LOOKS_FOR_NSCD);
         let built = fs::metadata(world.workspace().join("built")).expect("it was built");
         assert_eq!(built.permissions().mode() & 0o111, 0o111);
