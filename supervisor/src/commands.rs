@@ -160,7 +160,11 @@ pub async fn interrupted<T>(
 ) -> T {
     use tokio::signal::unix::{SignalKind, signal};
     let mut call = std::pin::pin!(call);
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
     let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else {
         return call.await;
     };

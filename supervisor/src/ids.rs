@@ -23,7 +23,11 @@ enum Kind {
     /// Every cell runs as the supervisor's own user, who is not root.
     Own(Ids),
     /// Each cell gets one of a range.
-    Range { first: u32, count: u32, state: Mutex<State> },
+    Range {
+        first: u32,
+        count: u32,
+        state: Mutex<State>,
+    },
 }
 
 #[derive(Debug)]
@@ -62,15 +66,25 @@ impl HostIds {
     pub fn detect() -> Result<Self, IdsError> {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         if !uid.is_root() {
-            return Ok(Self(Arc::new(Kind::Own(Ids { uid: uid.as_raw(), gid: gid.as_raw() }))));
+            return Ok(Self(Arc::new(Kind::Own(Ids {
+                uid: uid.as_raw(),
+                gid: gid.as_raw(),
+            }))));
         }
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
         let groups = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
         let (first, count) = range(&map, &groups).ok_or(IdsError::OnlyRoot)?;
         // Two supervisors on one host begin at different places.
         let next = std::process::id().wrapping_mul(64) % count;
-        let state = Mutex::new(State { next, in_use: BTreeSet::new() });
-        Ok(Self(Arc::new(Kind::Range { first, count, state })))
+        let state = Mutex::new(State {
+            next,
+            in_use: BTreeSet::new(),
+        });
+        Ok(Self(Arc::new(Kind::Range {
+            first,
+            count,
+            state,
+        })))
     }
 
     /// Assigns a user to a cell.
@@ -80,7 +94,11 @@ impl HostIds {
     pub fn assign(&self) -> Result<Assigned, IdsError> {
         let ids = match &*self.0 {
             Kind::Own(ids) => *ids,
-            Kind::Range { first, count, state } => {
+            Kind::Range {
+                first,
+                count,
+                state,
+            } => {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 let free = (0..*count)
                     .map(|step| (state.next + step) % count)
@@ -88,10 +106,16 @@ impl HostIds {
                     .ok_or(IdsError::Exhausted(*count))?;
                 state.in_use.insert(free);
                 state.next = (free + 1) % count;
-                Ids { uid: first + free, gid: first + free }
+                Ids {
+                    uid: first + free,
+                    gid: first + free,
+                }
             }
         };
-        Ok(Assigned { ids, from: self.clone() })
+        Ok(Assigned {
+            ids,
+            from: self.clone(),
+        })
     }
 
     /// Whether cells run as users other than the supervisor's own.

@@ -33,5 +33,11 @@ pub fn host(tier: Tier) -> Result<Host, ProbeError> {
         return Err(ProbeError::Landlock);
     }
     let notify = runner::sys::seccomp_action_available(RET_USER_NOTIF);
-    Ok(Host { arch, landlock_abi, notify, tier, paths: BTreeMap::new() })
+    Ok(Host {
+        arch,
+        landlock_abi,
+        notify,
+        tier,
+        paths: BTreeMap::new(),
+    })
 }

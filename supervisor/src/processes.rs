@@ -35,13 +35,17 @@ pub fn sum(first: i32) -> Sum {
 
 /// Children of every thread (`children` in proc_pid_task(5)).
 fn children(pid: i32) -> Vec<i32> {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return vec![] };
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return vec![];
+    };
     threads
         .flatten()
         .take(LOOK_MAX)
         .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
         .flat_map(|list| {
-            list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
+            list.split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+                .collect::<Vec<i32>>()
         })
         .collect()
 }
@@ -51,7 +55,11 @@ fn cpu_micros(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses can hold anything, so counting begins after the last one.
     let fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let ticks: u64 = fields.skip(11).take(4).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let ticks: u64 = fields
+        .skip(11)
+        .take(4)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
     // USER_HZ is 100 on every architecture that this program is built for.
     Some(ticks * 10_000)
 }
@@ -60,7 +68,10 @@ fn cpu_micros(pid: i32) -> Option<u64> {
 fn anonymous_bytes(pid: i32) -> Option<u64> {
     const PAGE: u64 = 4096;
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let mut fields = statm.split_whitespace().skip(1).filter_map(|field| field.parse::<u64>().ok());
+    let mut fields = statm
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse::<u64>().ok());
     let (resident, shared) = (fields.next()?, fields.next()?);
     Some(resident.saturating_sub(shared) * PAGE)
 }

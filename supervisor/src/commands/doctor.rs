@@ -48,13 +48,23 @@ impl Fact {
     /// A fact that needs no mending.
     #[must_use]
     pub fn fine(what: &str, found: impl Into<String>) -> Self {
-        Self { what: what.to_owned(), fine: true, found: found.into(), mend: String::new() }
+        Self {
+            what: what.to_owned(),
+            fine: true,
+            found: found.into(),
+            mend: String::new(),
+        }
     }
 
     /// A fact that stands in the way.
     #[must_use]
     pub fn lacking(what: &str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.to_owned(), fine: false, found: found.into(), mend: mend.into() }
+        Self {
+            what: what.to_owned(),
+            fine: false,
+            found: found.into(),
+            mend: mend.into(),
+        }
     }
 }
 
@@ -83,7 +93,14 @@ pub fn kernel_facts() -> Vec<Fact> {
     let user = nix::unistd::geteuid();
     vec![
         Fact::fine("kernel", release.replace('"', "")),
-        Fact::fine("user", if user.is_root() { "root".to_owned() } else { format!("uid {user}") }),
+        Fact::fine(
+            "user",
+            if user.is_root() {
+                "root".to_owned()
+            } else {
+                format!("uid {user}")
+            },
+        ),
         landlock(),
         seccomp(),
         user_namespaces(),
@@ -98,10 +115,15 @@ pub fn trial_fact(tier: Tier, outcome: &Outcome) -> Fact {
         Tier::Full => "a throw-away cell, every layer",
         Tier::Rlimits => "a throw-away cell, without cgroups",
     };
-    if outcome.status == Status::Exited && outcome.exit_code == Some(0) && outcome.enforced.is_some()
+    if outcome.status == Status::Exited
+        && outcome.exit_code == Some(0)
+        && outcome.enforced.is_some()
     {
         let took = outcome.usage.wall_ms;
-        return Fact::fine(what, format!("built, read back and removed; its program ran {took} ms"));
+        return Fact::fine(
+            what,
+            format!("built, read back and removed; its program ran {took} ms"),
+        );
     }
     Fact::lacking(what, outcome.reason.clone(), mend_of(&outcome.reason))
 }
@@ -155,7 +177,10 @@ fn seccomp() -> Fact {
     if runner::sys::seccomp_action_available(USER_NOTIF) {
         Fact::fine("seccomp", "filters, and denials are named")
     } else {
-        Fact::fine("seccomp", "filters; denials are not named (no user notification)")
+        Fact::fine(
+            "seccomp",
+            "filters; denials are not named (no user notification)",
+        )
     }
 }
 
@@ -177,13 +202,20 @@ fn user_namespaces() -> Fact {
             "sysctl -w user.max_user_namespaces=15000",
         ),
         Some(most) => Fact::fine(what, format!("up to {most}")),
-        None => Fact::lacking(what, "not in this kernel", "run one built with CONFIG_USER_NS"),
+        None => Fact::lacking(
+            what,
+            "not in this kernel",
+            "run one built with CONFIG_USER_NS",
+        ),
     }
 }
 
 fn modules() -> Fact {
     let list = fs::read_to_string("/sys/kernel/security/lsm");
-    Fact::fine("security modules", list.unwrap_or_else(|_| "not shown to this user".to_owned()))
+    Fact::fine(
+        "security modules",
+        list.unwrap_or_else(|_| "not shown to this user".to_owned()),
+    )
 }
 
 fn read_number(path: &str) -> Option<u64> {
@@ -193,8 +225,11 @@ fn read_number(path: &str) -> Option<u64> {
 /// Reports the findings; success only if this host has the full tier.
 #[must_use]
 pub fn report(args: &Args, findings: &Findings) -> ExitCode {
-    let status =
-        if findings.tier == Some(Tier::Full) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let status = if findings.tier == Some(Tier::Full) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    };
     if args.json {
         return answer_json(findings, status);
     }
@@ -202,7 +237,14 @@ pub fn report(args: &Args, findings: &Findings) -> ExitCode {
     for fact in &findings.facts {
         let mark = if fact.fine { "ok  " } else { "LACK" };
         let mut lines = fact.found.lines();
-        page.line(0, &format!("{mark}  {}: {}", fact.what, lines.next().unwrap_or_default()));
+        page.line(
+            0,
+            &format!(
+                "{mark}  {}: {}",
+                fact.what,
+                lines.next().unwrap_or_default()
+            ),
+        );
         for line in lines {
             page.line(4, line);
         }
@@ -214,9 +256,15 @@ pub fn report(args: &Args, findings: &Findings) -> ExitCode {
     match findings.tier {
         Some(Tier::Full) => page.line(0, "tier: full: every layer holds for every call"),
         Some(Tier::Rlimits) => {
-            page.line(0, "tier: rlimits, if you choose it by `--tier rlimits`; calls are refused else");
+            page.line(
+                0,
+                "tier: rlimits, if you choose it by `--tier rlimits`; calls are refused else",
+            );
         }
-        None => page.line(0, "tier: none: this host can have no cell, and every call is refused"),
+        None => page.line(
+            0,
+            "tier: none: this host can have no cell, and every call is refused",
+        ),
     }
     page.list("what is lost:", &findings.lost);
     answer(&page.text, status)
