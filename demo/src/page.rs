@@ -124,9 +124,13 @@ impl Page {
             _ => (Colour::Red, status.to_owned()),
         };
         let text = self.paint(colour, &text);
-        match word(&outcome["reason"]) {
-            "" => text,
-            reason => format!("{text}: {reason}"),
+        // Which limit it was, and what would change it, stands in the rows below.
+        let reason = word(&outcome["reason"]);
+        let reason = reason.split(['(', ';']).next().unwrap_or_default().trim();
+        if reason.is_empty() {
+            text
+        } else {
+            format!("{text}: {reason}")
         }
     }
 }
