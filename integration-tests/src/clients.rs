@@ -16,7 +16,7 @@ use crate::programs::{cache, lock, told, virtual_environment};
 use crate::{World, skip, within};
 
 /// Longest wait for anything that is expected; the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A published client library, in one of the ways it can be set to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +62,12 @@ impl Library {
             Self::TypeScriptV2Auto => (node, "typescript_v2.mjs", Some("auto")),
         };
         let interpreter = available(&format!("{self:?}"), environment())?;
-        let script = if script.ends_with(".mjs") {
+        let script = match self {
             // Node looks for packages from where the script is.
-            available("the TypeScript clients", packages())?.join(script)
-        } else {
-            scripts().join(script)
+            Self::TypeScriptV1 | Self::TypeScriptV2Legacy | Self::TypeScriptV2Auto => {
+                available("the TypeScript clients", packages())?.join(script)
+            }
+            _ => scripts().join(script),
         };
         let mut command = Command::new(interpreter);
         command.arg(script).args(mode);

@@ -2,7 +2,7 @@
 //! the reason, and served again once it is not.
 //!
 //! Each test runs again in a mount namespace of its own, where it mounts a small disk.
-#![allow(clippy::unwrap_used)] // a test may
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test may
 
 mod fixture;
 

@@ -2,6 +2,7 @@
 //!
 //! Where the host gives no groups, each test says by name that it was skipped. The same tests run on
 //! v1 and v2, as root and as an ordinary user.
+#![allow(clippy::disallowed_methods)] // a test may
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
