@@ -170,7 +170,7 @@ fn open(page: &Page, tier: &str, why: Option<&str>, hello: &Value) {
             "An MCP client talks to {server} {version} over stdio (protocol {}), as {name}, tier {tier}.",
             text(&hello["protocolVersion"])
         ),
-        "Every call gets a cell of its own: 64 MiB, 16 processes, 2 s (demo/profiles/python_small.toml)."
+        "Every call gets a cell of its own: 64 MiB, 16 processes, 3 s (demo/profiles/python_small.toml)."
             .to_owned(),
     ];
     if let Some(why) = why {

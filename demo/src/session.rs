@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Longest wait for an answer: the demo's calls end within two seconds by themselves.
+/// Longest wait for an answer: the demo's calls end within three seconds by themselves.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Longest wait for the server to go once its standard input is closed.
 const GOODBYE_MAX: Duration = Duration::from_secs(12);

@@ -375,3 +375,21 @@ fn every_test_that_is_named_exists() {
     }
     assert!(count > 30, "only {count} tests are named in the documents");
 }
+
+#[test]
+fn the_demo_ends_well() {
+    let demo = profile_directory().join("toolcell-demo");
+    assert!(demo.exists(), "run `cargo build --workspace` first");
+    for who in everyone() {
+        let world = World::new(who);
+        let output = world.program(&demo, &[]).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{who:?}\n{said}\n{error}");
+        assert!(said.contains("8 receipts"), "{who:?}\n{said}");
+        assert!(
+            !said.contains('\u{1b}'),
+            "colours where nobody sees them: {said}"
+        );
+    }
+}
