@@ -17,6 +17,7 @@ use crate::ids::HostIds;
 use crate::outcome::{Outcome, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
+use crate::workspace::Workspaces;
 use crate::{dirs, launch, probe, verdict};
 
 /// Threads that serve requests; cells are processes of their own.
@@ -193,11 +194,10 @@ fn prepare(tier: TierChoice) -> Result<Prepared, String> {
 
 impl Prepared {
     fn into_cells(self) -> Result<Cells, String> {
-        if let Some(cgroups) = &self.cgroups {
-            let swept = cgroups.sweep();
-            if swept > 0 {
-                tracing::warn!(swept, "removed what an earlier supervisor left behind");
-            }
+        let groups = self.cgroups.as_ref().map_or(0, cgroup::Cgroups::sweep);
+        let swept = groups + Workspaces::new(self.state.clone()).sweep();
+        if swept > 0 {
+            tracing::warn!(swept, "removed what an earlier supervisor left behind");
         }
         let launcher = launch::Launcher::new(self.launcher).map_err(|error| error.to_string())?;
         Ok(Cells::new(launcher, self.cgroups, self.ids, self.state))

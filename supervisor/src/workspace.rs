@@ -5,6 +5,7 @@
 //! descriptor of its root, without following a link or leaving the file system (openat2(2)).
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ use crate::dirs;
 use crate::ids::Assigned;
 use crate::marks::Marks;
 
+/// Directory in the state directory with the overlays' own.
+const OVERLAYS: &str = "overlays";
 /// Longest name of a named workspace, as a directory's name can be.
 const NAME_BYTES_MAX: usize = 200;
 
@@ -67,7 +70,7 @@ pub struct Places {
     /// The user the cell must run as, if not the assigned one: the owner of a host workspace.
     pub run_as: Option<Ids>,
     /// Removed when the call is over.
-    work: Option<tempfile::TempDir>,
+    work: Option<Work>,
     /// Likewise.
     _marks: Option<Marks>,
 }
@@ -76,10 +79,8 @@ impl Places {
     /// Directories that are removed when the call is over, children before parents.
     #[must_use]
     pub fn temporary(&self) -> Vec<PathBuf> {
-        // An overlay makes one directory in its work directory (kernel: filesystems/overlayfs).
-        let work = self.work.iter().map(tempfile::TempDir::path);
-        work.flat_map(|path| [path.join("work"), path.to_owned()])
-            .collect()
+        let work = self.work.iter().map(|work| work.directory.path());
+        work.flat_map(with_children).collect()
     }
 }
 
@@ -172,7 +173,7 @@ impl Workspaces {
             source: canonical,
             identity: identity(&root).map_err(|error| failed(text(error)))?,
             owner: idmapped.then_some(owner),
-            work: work.as_ref().map(|work| work.path().to_owned()),
+            work: work.as_ref().map(|work| work.directory.path().to_owned()),
         };
         let absent = protect
             .iter()
@@ -223,8 +224,8 @@ impl Workspaces {
         workspace: &OwnedFd,
         run_as: Option<Ids>,
         failed: &impl Fn(String) -> WorkspaceError,
-    ) -> Result<tempfile::TempDir, WorkspaceError> {
-        let parent = self.state.join("overlays");
+    ) -> Result<Work, WorkspaceError> {
+        let parent = self.state.join(OVERLAYS);
         dirs::private(&parent).map_err(|error| failed(error.to_string()))?;
         let opened = open_directory(&parent).map_err(|error| failed(text(error)))?;
         let same = mount_id(workspace)
@@ -238,16 +239,68 @@ impl Workspaces {
                 parent.display()
             )));
         }
-        let work = tempfile::Builder::new()
-            .prefix("work-")
-            .tempdir_in(&parent)
-            .map_err(|error| failed(io_text(&error)))?;
+        let work = make_work(&parent).map_err(|error| failed(io_text(&error)))?;
         if let Some(ids) = run_as {
-            std::os::unix::fs::chown(work.path(), Some(ids.uid), Some(ids.gid))
+            std::os::unix::fs::chown(work.directory.path(), Some(ids.uid), Some(ids.gid))
                 .map_err(|error| failed(io_text(&error)))?;
         }
         Ok(work)
     }
+
+    /// Removes what supervisors that were killed have left behind; returns how many calls' it was.
+    #[must_use]
+    pub fn sweep(&self) -> usize {
+        let entries = std::fs::read_dir(self.state.join(OVERLAYS));
+        let found = entries.into_iter().flatten().flatten();
+        found
+            .map(|entry| entry.path())
+            .filter(|path| is_dead(path))
+            .filter(|path| {
+                let removed = with_children(path).map(std::fs::remove_dir);
+                removed.into_iter().last().is_some_and(|last| last.is_ok())
+            })
+            .count()
+    }
+}
+
+/// An overlay's work directory, with the lock by which [`Workspaces::sweep`] knows that it is ours:
+/// the kernel drops it with the supervisor, however that ends.
+#[derive(Debug)]
+struct Work {
+    directory: tempfile::TempDir,
+    _lock: File,
+}
+
+/// A work directory with what an overlay makes in it (kernel: filesystems/overlayfs), in the order
+/// in which they can be removed.
+fn with_children(work: &Path) -> [PathBuf; 2] {
+    [work.join("work"), work.to_owned()]
+}
+
+/// Makes a work directory and takes its lock.
+fn make_work(parent: &Path) -> io::Result<Work> {
+    loop {
+        let directory = tempfile::Builder::new()
+            .prefix("work-")
+            .tempdir_in(parent)?;
+        // Another supervisor's sweep may take it for a dead one's in the moment before the lock; the
+        // name is another one each time, so this comes to an end.
+        match File::open(directory.path()) {
+            Ok(lock) => {
+                if lock.try_lock().is_ok() && directory.path().exists() {
+                    let _lock = lock;
+                    return Ok(Work { directory, _lock });
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether no supervisor holds the lock of a work directory.
+fn is_dead(work: &Path) -> bool {
+    File::open(work).is_ok_and(|directory| directory.try_lock().is_ok())
 }
 
 /// Opens what a path argument names.
