@@ -245,7 +245,10 @@ impl Course<'_> {
     }
 
     fn fail(&mut self, failure: SetupFailure) {
-        self.result.failure.get_or_insert(failure);
+        // A cell that is ended while it is being built cannot be finished; that is no cause.
+        if self.result.ending.is_none() {
+            self.result.failure.get_or_insert(failure);
+        }
         self.kill();
     }
 
