@@ -76,6 +76,8 @@ pub fn judge(end: &End, expected: Option<&Link>) -> Judgement {
             };
             Judgement::Broken(reason, expected.cloned().unwrap_or_else(Link::origin))
         }
+        // A crash between the very first line and the head: there is no receipt to be missed.
+        (Some(last), None) if last.records == 1 && !end.torn => Judgement::Whole(last.clone()),
         (Some(last), None) => Judgement::Broken(BreakReason::HeadMissing, last.clone()),
         (Some(last), Some(expected)) => {
             // A crash between the two writes leaves the head behind, never ahead.
