@@ -17,6 +17,7 @@ pub mod ground;
 pub mod left;
 pub mod programs;
 pub mod running;
+pub mod stdio;
 pub mod track;
 
 pub use left::{Host, assert_nothing_left};
