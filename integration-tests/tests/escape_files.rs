@@ -423,3 +423,51 @@ fn a_nameless_file_is_linked_only_where_the_tool_may_write() {
         assert!(workspace.join("new").exists(), "the control of {who:?}");
     }
 }
+
+/// Nor is what the profile lists replaced by a link: by the next call it would show what that leads
+/// to.
+#[test]
+fn a_link_in_place_of_what_is_listed_is_not_followed() {
+    for who in everyone() {
+        let ground = Ground::new(who);
+        ground.directory("secrets");
+        ground.file("secrets/secret", "secret");
+        for name in ["listed", "listed/current"] {
+            let path = ground.directory(name);
+            let everyone = std::fs::Permissions::from_mode(0o777);
+            std::fs::set_permissions(path, everyone).expect("it is ours");
+        }
+        let listed = ground.text("listed");
+        let current = format!("{listed}/current");
+        let profile = ground.profile(
+            &format!("write = [\"{listed}\"]\nread = [\"{current}\"]"),
+            "",
+        );
+        let secrets = ground.text("secrets");
+        let read = words(&["read", &format!("{current}/secret")]);
+        for attempt in [
+            words(&["rmdir", &current]),
+            words(&["symlink", &secrets, &current]),
+        ] {
+            // The second fails to start if the first went through: what is listed is not there.
+            let _ = ground
+                .command(&profile, &[], &attempt)
+                .output()
+                .expect("toolcell starts");
+        }
+        if !ground.path("listed/current").exists() {
+            symlink(&secrets, &current).expect("it is ours");
+        }
+        let output = ground
+            .command(&profile, &[], &read)
+            .output()
+            .expect("toolcell starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(!said.contains("secret\\n"), "{who:?}: {said}");
+        assert_eq!(
+            ground.outside(&read).detail(),
+            "secret",
+            "the control of {who:?}"
+        );
+    }
+}

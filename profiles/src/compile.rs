@@ -25,6 +25,7 @@ mod call;
 mod covers;
 mod landlock;
 mod plan;
+mod planted;
 mod rlimits;
 mod skeleton;
 mod tree;
@@ -90,6 +91,12 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     }
     let rights = Rights::of_abi(host.landlock_abi);
     let tree = Tree::plant(resolved, host, &roots, &mut problems);
+    planted::refuse(
+        resolved,
+        host,
+        |directory| tree.writes(resolved, host, directory),
+        &mut problems,
+    );
     let denied = tree.denied(resolved, host, &roots, &mut problems);
     program(resolved, host, &tree, &mut problems);
     workspace(resolved, host, &denied, &mut problems);

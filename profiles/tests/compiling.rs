@@ -305,6 +305,26 @@ fn what_is_denied_within_something_denied_is_covered_once() {
 }
 
 #[test]
+fn link_that_the_tool_can_replace_is_not_followed() {
+    let error = |files: &str| {
+        let compiled = debian::compiled(&format!("{HEAD}{files}"));
+        compiled.err().map(|error| error.to_string())
+    };
+    let said = error("files.write = [\"/srv\"]\nfiles.read = [\"/srv/current\"]").unwrap();
+    assert!(
+        said.contains("a link that the tool itself can replace"),
+        "{said}"
+    );
+    let workspace = "files.workspace = { kind = \"host\", path = \"/srv\" }";
+    let said = error(&format!(
+        "files.write = [\"/work\"]\nfiles.deny = []\n{workspace}\nroots.a = \"/srv/current\""
+    ));
+    assert!(said.unwrap().contains("can replace"));
+    assert_eq!(error("files.read = [\"/srv\", \"/srv/current\"]"), None);
+    assert_eq!(error("files.write = [\"/srv/current\"]"), None);
+}
+
+#[test]
 fn absent_paths_may_be_absent_only_if_the_profile_says_so() {
     let cell = compiled("files.read = [{ path = \"/opt/nothing\", if_present = true }]");
     assert_eq!(bind(&cell.template.mounts, "/opt/nothing"), None);

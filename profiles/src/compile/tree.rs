@@ -7,10 +7,11 @@ use runner::spec::{LandlockRule, Mount};
 
 use crate::diagnostics::{Diagnostic, Kind, Problems};
 use crate::host::{Host, PathFact};
-use crate::resolve::{ALIASES, LOADERS, PathRule, Place, Resolved};
+use crate::resolve::{ALIASES, LOADERS, PathRule, Place, Resolved, Workspace};
 
 use super::covers::covers;
 use super::landlock::{Rights, Use};
+use super::skeleton;
 
 /// What the rules allow of one path of the host, all of them together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -181,6 +182,17 @@ impl Tree {
             .filter_map(|ancestor| self.allowed.get(ancestor))
             .copied()
             .reduce(Allowed::beneath)
+    }
+
+    /// Whether the tool may write in a directory of the host: by a rule, or as its workspace.
+    pub(super) fn writes(&self, resolved: &Resolved, host: &Host, directory: &Path) -> bool {
+        let workspace = match &resolved.workspace {
+            Workspace::Host { path } => host.canonical(path),
+            _ => None,
+        };
+        let in_workspace = workspace.is_some_and(|(path, _)| directory.starts_with(path));
+        (in_workspace && skeleton::writes(resolved, &Place::Work))
+            || self.above(directory).is_some_and(|allowed| allowed.write)
     }
 
     /// What is mounted, outermost first: paths whose attributes no mount above them gives already.
