@@ -4,7 +4,7 @@
 //! written.
 
 use harness::ground::Ground;
-use harness::{Who, everyone};
+use harness::{Who, everyone, skip};
 
 const WRITE: &str = "1";
 
@@ -218,5 +218,29 @@ fn nobodys_memory_is_written() {
             ["EACCES", "EPERM"].contains(&said.answer.as_str()),
             "{who:?}: {said:#?}"
         );
+    }
+}
+
+/// The kernel lists a user's keys to all of the user's processes, and an ordinary user's cells have
+/// that user.
+#[test]
+fn the_keys_of_the_hosts_user_are_not_listed() {
+    for who in everyone() {
+        let ground = Ground::new(who);
+        let profile = ground.profile("", "");
+        let control = ground.outside(&["read", "/proc/keys"]);
+        if !control.succeeded() {
+            return skip(
+                "the list of keys",
+                &format!("the kernel answers {}", control.answer),
+            );
+        }
+        assert_eq!(
+            ground.attempt(&profile, &["read", "/proc/keys"]),
+            "EACCES",
+            "{who:?}"
+        );
+        let said = ground.attempt(&profile, &["chmod", "/proc/keys", "444"]);
+        assert!(!said.succeeded(), "{who:?}: {said:#?}");
     }
 }

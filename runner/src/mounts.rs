@@ -32,6 +32,9 @@ const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 const ROOT_INODES: u64 = 4096;
 /// An empty file without permissions, which covers files that a profile denies.
 const MASK: &CStr = c".masked";
+/// What of `/proc` no namespace covers although it is about the cell's user: the names of the keys
+/// that this user's other processes hold. The filter denies the calls that would use them.
+const PROC_KEYS: &str = "keys";
 /// Where the lower layer of a guarded directory is for a moment.
 const GUARD: &str = "/.guard";
 
@@ -230,7 +233,12 @@ impl Builder<'_> {
             }
             Mount::Proc { target } => {
                 let tree = FileSystem::open(c"proc")?.mount(RDONLY | NOSUID | NODEV | NOEXEC)?;
-                self.attach(&tree, target, true)
+                self.attach(&tree, target, true)?;
+                match self.mask(&target.join(PROC_KEYS), false) {
+                    // A kernel without keys.
+                    Err(Errno::ENOENT) => Ok(()),
+                    result => result,
+                }
             }
             Mount::Devpts { target } => {
                 let pts = FileSystem::open(c"devpts")?;
