@@ -97,6 +97,7 @@ impl Ground {
     }
 
     /// Makes a directory that the world's user owns and everybody may read.
+    #[allow(clippy::must_use_candidate, reason = "made for what it does")]
     pub fn directory(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::create_dir(&path).expect("its parent exists");
@@ -106,6 +107,7 @@ impl Ground {
     }
 
     /// Makes a file that the world's user owns and everybody may read; its directory exists.
+    #[allow(clippy::must_use_candidate, reason = "made for what it does")]
     pub fn file(&self, name: &str, contents: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, contents).expect("its directory exists");
@@ -114,6 +116,7 @@ impl Ground {
     }
 
     /// Makes a directory that an ordinary user owns, whoever runs toolcell, as a host workspace.
+    #[allow(clippy::must_use_candidate, reason = "made for what it does")]
     pub fn workspace(&self, name: &str) -> PathBuf {
         let path = self.directory(name);
         self.ordinary(&path);

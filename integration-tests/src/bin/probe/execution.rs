@@ -92,6 +92,7 @@ fn who(_: &[String]) -> Found {
 }
 
 /// `environment`: the names of all variables.
+#[allow(clippy::unnecessary_wraps, reason = "every attempt has this type")]
 fn environment(_: &[String]) -> Found {
     let mut names: Vec<String> = std::env::vars_os()
         .map(|(name, _)| name.to_string_lossy().into_owned())

@@ -141,9 +141,9 @@ fn fchmod(arguments: &[String]) -> Found {
 
 /// `fchmodat2 PATH MODE`
 fn fchmodat2(arguments: &[String]) -> Found {
-    let path = names::text(argument(arguments, 0));
     // Not in every C library's headers.
     const NUMBER: i64 = 452;
+    let path = names::text(argument(arguments, 0));
     syscall!(NUMBER, libc::AT_FDCWD, path.as_c_str(), mode(arguments), 0)?;
     Ok(String::new())
 }
@@ -206,9 +206,16 @@ fn listxattr(arguments: &[String]) -> Found {
     let path = names::text(argument(arguments, 0));
     let mut list = vec![0_u8; 4096];
     let capacity = list.len();
-    let length = syscall!(libc::SYS_llistxattr, path.as_c_str(), &mut list[..], capacity)?;
+    let length = syscall!(
+        libc::SYS_llistxattr,
+        path.as_c_str(),
+        &mut list[..],
+        capacity
+    )?;
     list.truncate(usize::try_from(length).expect("a length"));
-    Ok(String::from_utf8_lossy(&list).trim_end_matches('\0').replace('\0', ","))
+    Ok(String::from_utf8_lossy(&list)
+        .trim_end_matches('\0')
+        .replace('\0', ","))
 }
 
 /// `flags PATH`: marks it as not to be dumped, as `chattr +d` does.

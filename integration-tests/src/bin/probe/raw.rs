@@ -77,11 +77,11 @@ pub fn call(number: i64, arguments: &mut [Argument<'_>]) -> Result<i64, Errno> {
             Argument::Write(bytes) => bytes.as_mut_ptr() as usize,
         };
     }
-    let [a, b, c, d, e, f] = words;
+    let [first, second, third, fourth, fifth, sixth] = words;
     // SAFETY: pointers among the arguments are to memory that is lent for this call, with the access
     // that the kernel takes, and each caller passes as much as the call's manual page asks for;
     // numbers in place of pointers are invalid ones, to which the kernel answers EFAULT.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    let result = unsafe { libc::syscall(number, first, second, third, fourth, fifth, sixth) };
     Errno::result(result)
 }
 
