@@ -107,9 +107,9 @@ fn rules() -> Vec<Rule> {
 type Exercise = Box<dyn Fn(&World) -> Result<(), String>>;
 
 /// Runs a script in a cell of a base.
-fn script(profile: &'static str, script: impl Into<String>) -> Option<Exercise> {
+fn script(profile: &'static str, script: impl Into<String>) -> Exercise {
     let script = script.into();
-    Some(Box::new(move |world| {
+    Box::new(move |world| {
         let arguments = [
             "run",
             "--json",
@@ -121,12 +121,12 @@ fn script(profile: &'static str, script: impl Into<String>) -> Option<Exercise> 
             &script,
         ];
         succeeded(&world.toolcell(&arguments).stdout).map(drop)
-    }))
+    })
 }
 
 /// The same with Python, in a workspace of the host.
-fn python_in_workspace(profile: &'static str, code: &'static str) -> Option<Exercise> {
-    Some(Box::new(move |world| {
+fn python_in_workspace(profile: &'static str, code: &'static str) -> Exercise {
+    Box::new(move |world| {
         let workspace = world.workspace();
         let workspace = workspace.to_str().expect("a plain path");
         let mut arguments = vec![
@@ -139,17 +139,12 @@ fn python_in_workspace(profile: &'static str, code: &'static str) -> Option<Exer
         ];
         arguments.extend(["--", "/usr/bin/python3", "-c", code]);
         succeeded(&world.toolcell(&arguments).stdout).map(drop)
-    }))
+    })
 }
 
 /// Calls a tool with one root, `directory` of the world, and looks at what it prints.
-fn tool(
-    name: &'static str,
-    root: &'static str,
-    arguments: Value,
-    told: &'static str,
-) -> Option<Exercise> {
-    Some(Box::new(move |world| {
+fn tool(name: &'static str, root: &'static str, arguments: Value, told: &'static str) -> Exercise {
+    Box::new(move |world| {
         let directory = prepared(world);
         let roots: Roots = if root.is_empty() {
             &[]
@@ -162,7 +157,7 @@ fn tool(
         } else {
             Err(format!("it printed {printed:?}"))
         }
-    }))
+    })
 }
 
 /// What a call printed, if it succeeded.
@@ -202,7 +197,7 @@ fn java(version: &str) -> Option<Exercise> {
     let home = fs::canonicalize("/usr/bin/java").ok()?;
     home.to_str()?
         .contains(version)
-        .then(|| script("standard", KEY))?
+        .then(|| script("standard", KEY))
 }
 
 /// The exercise that needs this rule.
@@ -229,7 +224,7 @@ fn exercise(rule: &Rule) -> Option<Exercise> {
                 Err(told)
             }
         });
-        Some(exercise)
+        exercise
     };
     let read = || {
         tool(
@@ -253,58 +248,60 @@ fn exercise(rule: &Rule) -> Option<Exercise> {
             format!("echo kept > {place}/x && cat {place}/x"),
         )
     };
-    match (rule.profile.as_str(), rule.key.as_str(), rule.text.as_str()) {
-        ("calculate", "files.exec", "/usr/bin/python3") | ("minimal", "files.read", "/usr/lib") => {
-            calculate()
-        }
-        ("file_read", "files.exec", "/usr/bin/cat") | ("file_read", "files.read", "{path}") => {
-            read()
-        }
-        ("file_write", "files.exec", "/bin/sh" | "/usr/bin/cat")
-        | ("file_write", "files.write", "{path}") => write(),
-        ("git", "files.exec", "/usr/bin/git") | ("git", "files.read", "{roots.repository}") => {
-            git()
-        }
-        ("search_docs", "files.exec", "/usr/bin/rg") | ("search_docs", "files.read", "{path}") => {
-            search()
-        }
-        ("sqlite_query", "files.exec", "/bin/sh" | "/usr/bin/sqlite3")
-        | ("sqlite_query", "files.read", "{roots.databases}") => sqlite(),
+    Some(
+        match (rule.profile.as_str(), rule.key.as_str(), rule.text.as_str()) {
+            ("calculate", "files.exec", "/usr/bin/python3")
+            | ("minimal", "files.read", "/usr/lib") => calculate(),
+            ("file_read", "files.exec", "/usr/bin/cat") | ("file_read", "files.read", "{path}") => {
+                read()
+            }
+            ("file_write", "files.exec", "/bin/sh" | "/usr/bin/cat")
+            | ("file_write", "files.write", "{path}") => write(),
+            ("git", "files.exec", "/usr/bin/git") | ("git", "files.read", "{roots.repository}") => {
+                git()
+            }
+            ("search_docs", "files.exec", "/usr/bin/rg")
+            | ("search_docs", "files.read", "{path}") => search(),
+            ("sqlite_query", "files.exec", "/bin/sh" | "/usr/bin/sqlite3")
+            | ("sqlite_query", "files.read", "{roots.databases}") => sqlite(),
 
-        ("readonly", "files.exec", "/usr") => script("readonly", "true"),
-        ("readonly", "files.read", "/etc/alternatives") => {
-            script("readonly", "awk 'BEGIN { exit 0 }'")
-        }
-        ("readonly", "files.read", "/etc/fonts") => script("standard", FONTS),
-        ("readonly", "files.read", "/etc/ld.so.cache") => {
-            script("readonly", "/sbin/ldconfig -p | grep -q libc.so")
-        }
-        ("readonly", "files.read", "/etc/localtime") => {
-            let time = host("/usr/bin/sha256sum", &["/etc/localtime"]);
-            script("readonly", format!("echo '{}' | sha256sum -c", time.trim()))
-        }
-        ("readonly", "files.read", path) if path.starts_with("/etc/java-") => {
-            java(path.trim_start_matches("/etc/"))
-        }
+            ("readonly", "files.exec", "/usr") => script("readonly", "true"),
+            ("readonly", "files.read", "/etc/alternatives") => {
+                script("readonly", "awk 'BEGIN { exit 0 }'")
+            }
+            ("readonly", "files.read", "/etc/fonts") => script("standard", FONTS),
+            ("readonly", "files.read", "/etc/ld.so.cache") => {
+                script("readonly", "/sbin/ldconfig -p | grep -q libc.so")
+            }
+            ("readonly", "files.read", "/etc/localtime") => {
+                let time = host("/usr/bin/sha256sum", &["/etc/localtime"]);
+                script("readonly", format!("echo '{}' | sha256sum -c", time.trim()))
+            }
+            ("readonly", "files.read", path) if path.starts_with("/etc/java-") => {
+                java(path.trim_start_matches("/etc/"))?
+            }
 
-        ("standard", "files.write", place @ ("/work" | "/tmp" | "/dev/shm")) => kept(place),
+            ("standard", "files.write", place @ ("/work" | "/tmp" | "/dev/shm")) => kept(place),
 
-        ("privileged", "files.exec", place @ ("/work" | "/tmp")) => script(
-            "privileged",
-            format!("cp /bin/true {place}/program && {place}/program"),
-        ),
-        ("privileged", "files.read", "/sys/devices/system/cpu") => {
-            script("privileged", "lscpu | grep -q '^On-line'")
-        }
-        ("privileged", "network.loopback", "") => script("privileged", LOOPBACK),
-        ("privileged", "network.unix", "") => python_in_workspace(
-            "privileged",
-            "import socket\nsocket.socket(socket.AF_UNIX).bind('/tmp/socket')",
-        ),
-        ("privileged", "syscalls.allow", "ptrace") => script("privileged", TRACED),
-        ("privileged", "syscalls.allow", "process_vm_readv") => script("privileged", READ_ANOTHER),
-        _ => None,
-    }
+            ("privileged", "files.exec", place @ ("/work" | "/tmp")) => script(
+                "privileged",
+                format!("cp /bin/true {place}/program && {place}/program"),
+            ),
+            ("privileged", "files.read", "/sys/devices/system/cpu") => {
+                script("privileged", "lscpu | grep -q '^On-line'")
+            }
+            ("privileged", "network.loopback", "") => script("privileged", LOOPBACK),
+            ("privileged", "network.unix", "") => python_in_workspace(
+                "privileged",
+                "import socket\nsocket.socket(socket.AF_UNIX).bind('/tmp/socket')",
+            ),
+            ("privileged", "syscalls.allow", "ptrace") => script("privileged", TRACED),
+            ("privileged", "syscalls.allow", "process_vm_readv") => {
+                script("privileged", READ_ANOTHER)
+            }
+            _ => return None,
+        },
+    )
 }
 
 /// Writes a word into a picture with a font that is found by its name.
