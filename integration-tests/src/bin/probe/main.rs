@@ -11,6 +11,7 @@ mod memory;
 mod mounts;
 mod names;
 mod processes;
+mod races;
 mod raw;
 mod shared;
 mod sockets;
@@ -54,13 +55,14 @@ fn main() -> ExitCode {
 }
 
 fn one(name: &str, arguments: &[String]) -> Found {
-    let groups: [&[Attempt]; 9] = [
+    let groups: [&[Attempt]; 10] = [
         calls::ATTEMPTS,
         execution::ATTEMPTS,
         files::ATTEMPTS,
         memory::ATTEMPTS,
         mounts::ATTEMPTS,
         processes::ATTEMPTS,
+        races::ATTEMPTS,
         shared::ATTEMPTS,
         sockets::ATTEMPTS,
         terminals::ATTEMPTS,

@@ -7,6 +7,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::{ForkResult, Pid};
 
 /// An argument of a system call. Memory is lent for the length of the call.
 pub enum Argument<'a> {
@@ -118,29 +119,33 @@ pub fn descriptor(result: i64) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Runs `child` in a child process, which exits with what it returns.
+pub fn fork(child: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+    // SAFETY: the probe has one thread when it forks, so the child's memory is whole.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => std::process::exit(child()),
+        ForkResult::Parent { child } => Ok(child),
+    }
+}
+
 /// Runs `child` in a child process, which executes a program; `Ok` if that then succeeds.
 ///
 /// # Errors
 /// What `child` returns, if it executed nothing; `ECHILD` if the program did not succeed.
 pub fn in_a_child(child: impl FnOnce() -> Errno) -> Result<(), Errno> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    // SAFETY: the probe has one thread, so the child's memory is whole.
-    match unsafe { nix::unistd::fork() }? {
-        nix::unistd::ForkResult::Child => {
-            let errno = child() as i32;
-            let _ = nix::unistd::write(&writer, &errno.to_ne_bytes());
-            std::process::exit(1);
-        }
-        nix::unistd::ForkResult::Parent { child } => {
-            drop(writer);
-            let mut errno = [0_u8; 4];
-            let read = nix::unistd::read(&reader, &mut errno)?;
-            let status = nix::sys::wait::waitpid(child, None)?;
-            match (read, status) {
-                (4, _) => Err(Errno::from_raw(i32::from_ne_bytes(errno))),
-                (_, nix::sys::wait::WaitStatus::Exited(_, 0)) => Ok(()),
-                _ => Err(Errno::ECHILD),
-            }
-        }
+    let child = fork(|| {
+        let errno = child() as i32;
+        let _ = nix::unistd::write(&writer, &errno.to_ne_bytes());
+        1
+    })?;
+    drop(writer);
+    let mut errno = [0_u8; 4];
+    let read = nix::unistd::read(&reader, &mut errno)?;
+    let status = nix::sys::wait::waitpid(child, None)?;
+    match (read, status) {
+        (4, _) => Err(Errno::from_raw(i32::from_ne_bytes(errno))),
+        (_, nix::sys::wait::WaitStatus::Exited(_, 0)) => Ok(()),
+        _ => Err(Errno::ECHILD),
     }
 }
