@@ -20,7 +20,7 @@ make /usr/bin/make
 nodejs /usr/bin/node
 perl /usr/bin/perl
 python3 /usr/bin/python3
-python3-venv /usr/share/doc/python3-venv
+python3-venv /usr/lib/python3*/ensurepip
 ripgrep /usr/bin/rg
 sqlite3 /usr/bin/sqlite3
 tar /bin/tar
@@ -31,7 +31,11 @@ LIST
 }
 
 missing=$(packages | while read -r package file; do
-  [ -e "$file" ] || printf ' %s' "$package"
+  # Some paths have a version in them, so the first that matches will do.
+  for found in $file; do
+    [ -e "$found" ] || printf ' %s' "$package"
+    break
+  done
 done)
 
 if [ -z "$missing" ]; then
