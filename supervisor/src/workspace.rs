@@ -288,8 +288,10 @@ fn make_work(parent: &Path) -> io::Result<Work> {
         match File::open(directory.path()) {
             Ok(lock) => {
                 if lock.try_lock().is_ok() && directory.path().exists() {
-                    let _lock = lock;
-                    return Ok(Work { directory, _lock });
+                    return Ok(Work {
+                        directory,
+                        _lock: lock,
+                    });
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

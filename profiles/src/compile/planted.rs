@@ -1,7 +1,7 @@
 //! Links that a tool could have planted: where it may write, it may also put a link in the place of
 //! what the profile lists there, and by the next call the profile would show what that leads to.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::diagnostics::{Diagnostic, Origin, Problems};
 use crate::host::{Host, PathFact};
@@ -26,7 +26,7 @@ pub(super) fn refuse(
         Workspace::Host { path } => Some(path.as_path()),
         _ => None,
     };
-    let roots = resolved.roots.values().map(|path| path.as_path());
+    let roots = resolved.roots.values().map(PathBuf::as_path);
     let others = roots.chain(workspace);
     let others = others.map(|path| (path, &resolved.origin));
     for (path, origin) in listed.chain(others) {
