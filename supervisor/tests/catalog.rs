@@ -76,7 +76,8 @@ fn profile_may_be_a_link_to_a_file_elsewhere() {
 
 #[test]
 fn directory_that_was_asked_for_must_exist() {
-    let text = refused(|directory| fs::remove_dir(directory).unwrap());
+    let text =
+        refused(|directory| fs::rename(directory, directory.with_extension("elsewhere")).unwrap());
     says(&text, &["could not read the directory", "No such file"]);
 }
 
