@@ -10,8 +10,10 @@ const LOOK_MAX: usize = 65_536;
 pub struct Sum {
     /// CPU time of the living processes, and of the dead ones that they have waited for.
     pub cpu_micros: u64,
-    /// Resident memory that is not backed by files.
+    /// Resident private memory that is not backed by files.
     pub anonymous_bytes: u64,
+    /// Resident shared memory, counted once for each process that has it mapped.
+    pub shared_bytes: u64,
 }
 
 /// Sums over a cell's first process and everything below it. A process that ends meanwhile is
@@ -19,18 +21,27 @@ pub struct Sum {
 #[must_use]
 pub fn sum(first: i32) -> Sum {
     let mut total = Sum::default();
+    each(first, |pid| {
+        total.cpu_micros += cpu_micros(pid).unwrap_or(0);
+        let resident = resident(pid).unwrap_or_default();
+        total.anonymous_bytes += resident.anonymous_bytes;
+        total.shared_bytes += resident.shared_bytes;
+    });
+    total
+}
+
+/// Visits a process and everything below it, up to [`LOOK_MAX`].
+fn each(first: i32, mut visit: impl FnMut(i32)) {
     let mut todo = vec![first];
     let mut seen = 0;
     while let Some(pid) = todo.pop() {
         seen += 1;
         if seen > LOOK_MAX {
-            break;
+            return;
         }
-        total.cpu_micros += cpu_micros(pid).unwrap_or(0);
-        total.anonymous_bytes += anonymous_bytes(pid).unwrap_or(0);
+        visit(pid);
         todo.extend(children(pid));
     }
-    total
 }
 
 /// Children of every thread (`children` in proc_pid_task(5)).
@@ -64,14 +75,34 @@ fn cpu_micros(pid: i32) -> Option<u64> {
     Some(ticks * 10_000)
 }
 
-/// Resident minus file-backed and shared pages (proc_pid_statm(5)).
-fn anonymous_bytes(pid: i32) -> Option<u64> {
-    const PAGE: u64 = 4096;
-    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let mut fields = statm
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|field| field.parse::<u64>().ok());
-    let (resident, shared) = (fields.next()?, fields.next()?);
-    Some(resident.saturating_sub(shared) * PAGE)
+/// What a process has in memory, but for what is backed by files (proc_pid_status(5)).
+fn resident(pid: i32) -> Option<Sum> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(Sum {
+        cpu_micros: 0,
+        anonymous_bytes: kibibytes(&status, "RssAnon:")?,
+        shared_bytes: kibibytes(&status, "RssShmem:")?,
+    })
+}
+
+/// Shared memory of a cell, each page counted once however many processes have it mapped
+/// (proc_pid_smaps_rollup(5)). It walks page tables, so it is for when the plain sum says too much.
+/// A process that does not let itself be looked into counts with what it has mapped.
+#[must_use]
+pub fn shared_bytes_once(first: i32) -> u64 {
+    let mut total = 0;
+    each(first, |pid| {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
+        let share = rollup.and_then(|rollup| kibibytes(&rollup, "Pss_Shmem:"));
+        let mapped = || resident(pid).map(|resident| resident.shared_bytes);
+        total += share.or_else(mapped).unwrap_or(0);
+    });
+    total
+}
+
+/// A field such as `RssAnon:  120 kB`, in bytes.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let number = line.trim().strip_suffix("kB")?.trim_end();
+    number.parse::<u64>().ok()?.checked_mul(1024)
 }

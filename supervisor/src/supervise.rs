@@ -360,7 +360,14 @@ impl Course<'_> {
             .in_memory()
             .filter_map(|(_, directory)| used_in_memory(directory))
             .sum();
-        (sum.cpu_micros, sum.anonymous_bytes + in_memory)
+        // What is mapped of a file in memory is shared memory, too, and is not counted twice: a cell
+        // may so have up to twice the limit, but is never ended too early.
+        let memory = |shared: u64| sum.anonymous_bytes + shared.max(in_memory);
+        let mut sampled = memory(sum.shared_bytes);
+        if sampled > self.limits.memory {
+            sampled = memory(processes::shared_bytes_once(first.pid));
+        }
+        (sum.cpu_micros, sampled)
     }
 
     /// The cell's own directories in memory, by their paths in the cell. A workspace of the host's
