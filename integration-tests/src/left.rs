@@ -175,13 +175,12 @@ fn shared() -> BTreeSet<String> {
         .collect()
 }
 
-/// Temporary files that a cell's user owns, but for those of tests. (What toolcell makes itself is
-/// in the world's own `TMPDIR`.)
+/// Temporary files that a cell's user owns. (What toolcell makes itself is in the world's own
+/// `TMPDIR`.)
 fn temporary() -> BTreeSet<String> {
     ["/tmp", "/var/tmp"]
         .into_iter()
         .flat_map(|directory| owned(Path::new(directory)))
-        .filter(|path| !path.contains("/toolcell-"))
         .collect()
 }
 
@@ -192,10 +191,13 @@ fn names(directory: &Path) -> Vec<String> {
         .collect()
 }
 
+/// What a cell's user owns there. An ordinary user has other things as well: of those, what the
+/// tests' tools name for us.
 fn owned(directory: &Path) -> impl Iterator<Item = String> {
-    names(directory)
-        .into_iter()
-        .filter(|path| fs::symlink_metadata(path).is_ok_and(|found| is_of_cells(found.uid())))
+    names(directory).into_iter().filter(|path| {
+        let owner = fs::symlink_metadata(path).map_or(0, |found| found.uid());
+        owner >= CELL_UIDS_FIRST || (is_of_cells(owner) && path.contains("/toolcell-left"))
+    })
 }
 
 /// Whether a cell may run as this user of the host.

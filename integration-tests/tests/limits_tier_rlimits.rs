@@ -21,7 +21,11 @@ fn ends(tables: &str, script: &str, status: &str, further: impl Fn(Who, &Value))
         let outcome = python(&world, tables, script);
         assert_eq!(outcome["status"], status, "{who:?}: {outcome:#}");
         assert_eq!(outcome["enforced"]["tier"], "rlimits", "{who:?}");
-        assert_eq!(outcome["enforced"]["cgroup"], json!([]), "{who:?}: nothing is claimed");
+        assert_eq!(
+            outcome["enforced"]["cgroup"],
+            json!([]),
+            "{who:?}: nothing is claimed"
+        );
         further(who, &outcome);
         assert_nothing_left(&world, &before);
     }
@@ -35,7 +39,11 @@ fn a_call_runs_without_a_cgroup_and_its_receipt_says_so() {
         let outcome = python(&world, "", script);
         assert_eq!(outcome["stdout"]["text"], "1\n", "{who:?}: {outcome:#}");
         assert_eq!(outcome["enforced"]["tier"], "rlimits");
-        assert_eq!(world.receipts()[0]["enforced"]["tier"], "rlimits", "{who:?}");
+        assert_eq!(
+            world.receipts()[0]["enforced"]["tier"],
+            "rlimits",
+            "{who:?}"
+        );
         assert_eq!(left::cells(&world), 0, "{who:?}");
     }
 }
@@ -46,12 +54,22 @@ fn one_process_cannot_have_more_memory() {
 try: bytearray(400 << 20)
 except MemoryError: raise SystemExit(9)
 ";
-    ends("[limits]\nmemory = \"96 MiB\"\n", script, "exited", |who, outcome| {
-        assert_eq!(outcome["exit_code"], 9, "{who:?}: {outcome:#}");
-    });
-    ends("[limits]\nmemory = \"600 MiB\"\n", script, "exited", |who, outcome| {
-        assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}");
-    });
+    ends(
+        "[limits]\nmemory = \"96 MiB\"\n",
+        script,
+        "exited",
+        |who, outcome| {
+            assert_eq!(outcome["exit_code"], 9, "{who:?}: {outcome:#}");
+        },
+    );
+    ends(
+        "[limits]\nmemory = \"600 MiB\"\n",
+        script,
+        "exited",
+        |who, outcome| {
+            assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}");
+        },
+    );
 }
 
 /// Each of ten processes has less than the limit, all of them together more.
@@ -77,11 +95,57 @@ for child in children: os.kill(child, 9)
 #[test]
 fn memory_of_many_processes_is_sampled() {
     let tables = "[limits]\nmemory = \"96 MiB\"\nwall = \"1 min\"\n";
-    ends(tables, &format!("pause = 600\n{SPREAD}"), "out_of_memory", |_, _| {});
+    ends(
+        tables,
+        &format!("pause = 600\n{SPREAD}"),
+        "out_of_memory",
+        |_, _| {},
+    );
     let tables = "[limits]\nmemory = \"1 GiB\"\nwall = \"1 min\"\n";
-    ends(tables, &format!("pause = 0.5\n{SPREAD}"), "exited", |who, outcome| {
-        assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}");
-    });
+    ends(
+        tables,
+        &format!("pause = 0.5\n{SPREAD}"),
+        "exited",
+        |who, outcome| {
+            assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}");
+        },
+    );
+}
+
+#[test]
+fn shared_memory_is_sampled_once_however_many_share_it() {
+    let script = "
+import mmap, os, signal, time
+memory = mmap.mmap(-1, size << 20, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+for page in range(0, size << 20, 4096): memory[page] = 1
+children = []
+for _ in range(4):
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for page in range(0, size << 20, 4096): memory[page]
+        os.write(tell, b'.')
+        signal.pause()
+    os.read(ready, 1)
+    children.append(child)
+time.sleep(1)
+for child in children: os.kill(child, 9)
+";
+    let tables = "[limits]\nmemory = \"96 MiB\"\nwall = \"1 min\"\n";
+    ends(
+        tables,
+        &format!("size = 200\n{script}"),
+        "out_of_memory",
+        |_, _| {},
+    );
+    ends(
+        tables,
+        &format!("size = 40\n{script}"),
+        "exited",
+        |who, outcome| {
+            assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}");
+        },
+    );
 }
 
 #[test]
@@ -161,9 +225,19 @@ while True: pass
 
 #[test]
 fn deadlines_and_output_hold_as_ever() {
-    ends("[limits]\nwall = \"500 ms\"\n", "import time; time.sleep(600)", "timed_out", |_, _| {});
+    ends(
+        "[limits]\nwall = \"500 ms\"\n",
+        "import time; time.sleep(600)",
+        "timed_out",
+        |_, _| {},
+    );
     let flood = "import os\nwhile True: os.write(1, bytes(65536))";
-    ends("[limits]\noutput = \"256 KiB\"\nwall = \"1 min\"\n", flood, "output_exceeded", |_, _| {});
+    ends(
+        "[limits]\noutput = \"256 KiB\"\nwall = \"1 min\"\n",
+        flood,
+        "output_exceeded",
+        |_, _| {},
+    );
 }
 
 #[test]
@@ -179,7 +253,12 @@ for _ in range(10):
 time.sleep(600)
 ";
     let begun = Instant::now();
-    ends("[limits]\nwall = \"500 ms\"\ngrace = \"100 ms\"\n", script, "timed_out", |_, _| {});
+    ends(
+        "[limits]\nwall = \"500 ms\"\ngrace = \"100 ms\"\n",
+        script,
+        "timed_out",
+        |_, _| {},
+    );
     assert!(begun.elapsed() < Duration::from_secs(60));
 }
 
@@ -198,8 +277,13 @@ fn the_tier_is_never_chosen_unasked() {
     let user = harness::USER.to_string();
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--"]);
-    command.arg(harness::toolcell()).args(["run", "--json", "--", "/bin/true"]);
-    command.env_clear().envs(&world.env).current_dir(world.directory.path());
+    command
+        .arg(harness::toolcell())
+        .args(["run", "--json", "--", "/bin/true"]);
+    command
+        .env_clear()
+        .envs(&world.env)
+        .current_dir(world.directory.path());
     let refused = outcome(&command.output().expect("setpriv is there"));
     assert_eq!(refused["status"], "refused", "{refused:#}");
     let reason = refused["reason"].as_str().expect("there is one");
