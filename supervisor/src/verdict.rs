@@ -1,5 +1,7 @@
 //! From what was seen of a cell to what is said of the call.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use profiles::resolve::Limits;
@@ -56,9 +58,10 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
         denials.add(denial);
     }
     if let Some(failure) = watched.failure
-        && let Some(denial) = exec_denial(start, failure)
+        && failure.step == Step::Exec
+        && failure.errno == Errno::EACCES as i32
     {
-        denials.add(denial);
+        denials.add(exec_denial(start));
     }
     let mut outcome = Outcome {
         reason,
@@ -180,37 +183,7 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
     let compiled = &start.tool.compiled;
     let errno = Errno::from_raw(failure.errno);
     if failure.step == Step::Exec {
-        let program = start
-            .plan
-            .argv
-            .first()
-            .map(|word| word.to_string_lossy().into_owned());
-        let program = program.unwrap_or_default();
-        return match errno {
-            Errno::EACCES | Errno::EPERM => (
-                Status::Denied,
-                format!(
-                    "`{program}` may not be executed: no entry of `files.exec` covers it or its \
-                     interpreter, or it has no execute permission; hint: `files.exec = \
-                     [{program:?}]` in the profile would allow the former"
-                ),
-            ),
-            Errno::ENOENT => (
-                Status::SetupFailed,
-                format!(
-                    "`{program}` or the interpreter that its first line names is not in the cell; \
-                     hint: is it installed, and does `files.exec` list it?"
-                ),
-            ),
-            Errno::ENOEXEC => (
-                Status::SetupFailed,
-                format!("`{program}` is not a program that this kernel runs"),
-            ),
-            _ => (
-                Status::SetupFailed,
-                format!("`{program}` could not be executed: {}", errno.desc()),
-            ),
-        };
+        return not_executed(start, errno);
     }
     let index = failure.index as usize;
     let item = match failure.step {
@@ -234,8 +207,12 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
         _ => String::new(),
     };
     let what = failure.step.what();
-    let why = match failure.errno {
-        0 => "the kernel does not confirm it".to_owned(),
+    let why = match (failure.step, errno) {
+        (_, Errno::UnknownErrno) if failure.errno == 0 => "the kernel does not confirm it".into(),
+        (Step::Clone, Errno::EPERM) => "this host does not let us make user namespaces".into(),
+        (Step::Clone, Errno::ENOSPC | Errno::EUSERS) => {
+            "no more user namespaces may be made (`user.max_user_namespaces`)".into()
+        }
         _ => errno.to_string(),
     };
     (
@@ -246,18 +223,62 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
     )
 }
 
-fn exec_denial(start: &Start, failure: SetupFailure) -> Option<Denial> {
-    if failure.step != Step::Exec || failure.errno != Errno::EACCES as i32 {
-        return None;
+/// A program that could not be executed in a cell that was built.
+fn not_executed(start: &Start, errno: Errno) -> (Status, String) {
+    let program = program(start);
+    match errno {
+        Errno::EACCES | Errno::EPERM => {
+            let denial = exec_denial(start);
+            let hint = match denial.allow_with.as_str() {
+                "" => String::new(),
+                line => format!("; hint: `{line}` in the profile would allow it"),
+            };
+            let reason = format!("`{program}` may not be executed: {}{hint}", denial.rule);
+            (Status::Denied, reason)
+        }
+        Errno::ENOENT => (
+            Status::SetupFailed,
+            format!(
+                "`{program}` or the interpreter that its first line names is not in the cell; \
+                 hint: is it installed, and does `files.exec` list it?"
+            ),
+        ),
+        Errno::ENOEXEC => (
+            Status::SetupFailed,
+            format!("`{program}` is not a program that this kernel runs"),
+        ),
+        _ => (
+            Status::SetupFailed,
+            format!("`{program}` could not be executed: {}", errno.desc()),
+        ),
     }
-    let program = start.plan.argv.first()?.to_string_lossy().into_owned();
-    Some(Denial {
+}
+
+fn program(start: &Start) -> String {
+    let first = start.plan.argv.first();
+    first.map_or_else(String::new, |word| word.to_string_lossy().into_owned())
+}
+
+/// Why a program that is in the cell may not be executed.
+fn exec_denial(start: &Start) -> Denial {
+    let program = program(start);
+    // Links within the cell are those of the host.
+    let canonical = Path::new(&program).canonicalize();
+    let listed = canonical.is_ok_and(|path| start.tool.compiled.may_execute(&path));
+    let (rule, allow_with) = if listed {
+        let rule = "it has no execute permission, or its interpreter is not in `files.exec`";
+        (rule, String::new())
+    } else {
+        let line = format!("files.exec = [{program:?}]");
+        ("no entry of `files.exec` covers it", line)
+    };
+    Denial {
         kind: DenialKind::Path,
         what: format!("execute {program}"),
-        rule: "no entry of `files.exec` covers it".to_owned(),
-        allow_with: format!("files.exec = [{program:?}]"),
+        rule: rule.to_owned(),
+        allow_with,
         count: 1,
-    })
+    }
 }
 
 fn signal_name(number: i32) -> String {

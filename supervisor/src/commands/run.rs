@@ -118,8 +118,9 @@ pub fn throw_away(host: &Host) -> Result<Tool, String> {
 /// Finds a command that is given without a slash where the cell's `PATH` has it. With a slash it is
 /// taken as it is, and must be absolute: the cell's directories are not the caller's.
 fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err("expected a command".to_owned());
+    let Some((program, arguments)) = command.split_first().filter(|(word, _)| !word.is_empty())
+    else {
+        return Err("expected a command, found an empty word".to_owned());
     };
     if program.contains('/') {
         return Ok(command.to_vec());
