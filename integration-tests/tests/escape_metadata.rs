@@ -5,7 +5,7 @@
 //! at the file on the host. The positive control is the same attempt in a directory that the profile
 //! lets the tool write, where it goes through.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use harness::ground::Ground;
@@ -246,6 +246,35 @@ fn no_device_node_or_whiteout_is_made_in_a_workspace_of_the_host() {
         );
         // Within the cell's own directories a FIFO harms nobody.
         let said = ground.attempt(&profile, &["fifo", "/tmp/fifo"]);
+        assert!(said.succeeded(), "the control of {who:?}: {said:#?}");
+    }
+}
+
+/// Also where a directory of the host lies beneath one of the cell's own, to whose rights Landlock
+/// looks up.
+#[test]
+fn no_fifo_is_made_in_a_directory_of_the_host_beneath_the_cells_own() {
+    for who in everyone() {
+        let ground = Ground::new(who);
+        let readable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(ground.world.directory.path(), readable).expect("it is ours");
+        let listed = ground.world.path("listed");
+        std::fs::create_dir(&listed).expect("it is ours");
+        ground.ordinary(&listed);
+        assert!(listed.starts_with("/tmp"), "this test is about /tmp");
+        let everyone = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&listed, everyone).expect("it is ours");
+        let path = listed.join("new").display().to_string();
+        let profile = ground.profile(&format!("write = [\"{}\"]", listed.display()), "");
+        assert_eq!(
+            ground.attempt(&profile, &["fifo", &path]),
+            "EACCES",
+            "{who:?}"
+        );
+        assert!(!listed.join("new").exists(), "{who:?}");
+        let said = ground.attempt(&profile, &["create", &path, "x"]);
+        assert!(said.succeeded(), "the control of {who:?}: {said:#?}");
+        let said = ground.attempt(&ground.profile("", ""), &["fifo", "/tmp/new"]);
         assert!(said.succeeded(), "the control of {who:?}: {said:#?}");
     }
 }

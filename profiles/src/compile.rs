@@ -111,7 +111,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     mounts.extend(tree.binds());
     mounts.extend(tree.links(host));
     mounts.extend(tree.covers(&denied));
-    let mut rules = skeleton::rules(resolved, &devices, rights);
+    let mut rules = skeleton::rules(resolved, &devices, rights, |own| tree.shows_beneath(own));
     rules.extend(tree.rules(rights));
     for (what, found, most) in [
         ("mounts", mounts.len(), MOUNTS_MAX),

@@ -325,6 +325,17 @@ fn link_that_the_tool_can_replace_is_not_followed() {
 }
 
 #[test]
+fn sockets_and_fifos_are_not_made_where_something_of_the_host_is_beneath() {
+    let cell = compiled("files.write = [\"/tmp\", \"/tmp/docs\"]");
+    assert_eq!(rights(&cell, "/tmp") & (MAKE_SOCK | MAKE_FIFO), 0);
+    let cell = compiled("files.write = [\"/tmp\"]");
+    assert_eq!(
+        rights(&cell, "/tmp") & (MAKE_SOCK | MAKE_FIFO),
+        MAKE_SOCK | MAKE_FIFO
+    );
+}
+
+#[test]
 fn absent_paths_may_be_absent_only_if_the_profile_says_so() {
     let cell = compiled("files.read = [{ path = \"/opt/nothing\", if_present = true }]");
     assert_eq!(bind(&cell.template.mounts, "/opt/nothing"), None);

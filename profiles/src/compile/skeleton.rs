@@ -146,8 +146,15 @@ fn etc() -> [(&'static str, String); 5] {
 /// right but to list directories: to list is all that it grants anywhere, which is acceptable
 /// because what is not listed in the profile does not exist in the cell, and what `deny` names is
 /// covered by a directory without permissions. No rule covers the file `/.unreadable`, which the
-/// runner tries to read in order to prove that the domain refuses.
-pub(super) fn rules(resolved: &Resolved, devices: &[&str], rights: Rights) -> Vec<LandlockRule> {
+/// runner tries to read in order to prove that the domain refuses. For the same reason nothing but
+/// files, directories and links is made in a directory of the cell's own that holds one of the
+/// host's, which `shows_host` says.
+pub(super) fn rules(
+    resolved: &Resolved,
+    devices: &[&str],
+    rights: Rights,
+    shows_host: impl Fn(&Path) -> bool,
+) -> Vec<LandlockRule> {
     let rule = |path: &str, what: Use, directory: bool| LandlockRule {
         path: PathBuf::from(path),
         access: rights.access(what, directory),
@@ -167,8 +174,13 @@ pub(super) fn rules(resolved: &Resolved, devices: &[&str], rights: Rights) -> Ve
         own.push((WORK, Place::Work));
     }
     rules.extend(own.into_iter().filter_map(|(path, place)| {
-        let access = own_access(resolved, &place, Use::WriteOwn, rights);
         let path = PathBuf::from(path);
+        let write = if shows_host(&path) {
+            Use::Write
+        } else {
+            Use::WriteOwn
+        };
+        let access = own_access(resolved, &place, write, rights);
         (access != 0).then_some(LandlockRule { path, access })
     }));
     rules

@@ -262,6 +262,11 @@ impl Tree {
             .collect()
     }
 
+    /// Whether anything of the host is shown beneath a path.
+    pub(super) fn shows_beneath(&self, path: &Path) -> bool {
+        self.allowed.keys().any(|listed| listed.starts_with(path))
+    }
+
     /// Whether a path exists in the cell, as something listed, within it, or above it.
     fn shows(&self, path: &Path) -> bool {
         let mut listed = self.allowed.keys().chain(&self.named);

@@ -290,7 +290,9 @@ fn host(path: &str, origin: &Origin) -> Result<Workspace, Diagnostic> {
 /// Refuses directories of the host that hold more than work.
 pub(crate) fn check_workspace_path(path: &Path, origin: &Origin) -> Result<(), Diagnostic> {
     let refused = ["/proc", "/sys", "/dev", "/etc", "/usr", "/boot"];
-    if path != Path::new("/") && !refused.iter().any(|refused| path.starts_with(refused)) {
+    // As a whole, that is: beneath it people do keep work.
+    let whole = ["/", "/run", "/var/run"].map(Path::new);
+    if !whole.contains(&path) && !refused.iter().any(|refused| path.starts_with(refused)) {
         return Ok(());
     }
     let message = format!("`{}` cannot be a workspace", path.display());
