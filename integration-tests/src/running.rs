@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::{World, within};
 
 /// Longest wait for anything that is expected; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A started toolcell. Its streams are read all the time, so that it never waits for the test.
 #[derive(Debug)]

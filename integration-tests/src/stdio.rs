@@ -37,7 +37,7 @@ impl Server {
 
     /// Writes one message.
     pub fn send(&mut self, message: &Value) {
-        self.running.write(&format!("{message}\n"));
+        self.running.write(format!("{message}\n"));
     }
 
     /// Sends a request.

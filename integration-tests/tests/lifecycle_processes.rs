@@ -89,7 +89,7 @@ for _ in range(10):
 os._exit(3)
 ";
     ends(IN_TIME, script, "exited", |_, outcome| {
-        assert_eq!(outcome["exit_code"], 3)
+        assert_eq!(outcome["exit_code"], 3);
     });
 }
 
@@ -389,7 +389,7 @@ fn run_whose_reader_goes_away_still_ends_its_cell() {
         drop(child.stdout.take());
         let begun = Instant::now();
         let mut status = None;
-        within(Duration::from_secs(60), || {
+        within(Duration::from_mins(1), || {
             status = child.try_wait().expect("it is our child");
             status.is_some()
         });
@@ -413,7 +413,7 @@ made.append(os.open('/tmp/toolcell-left', os.O_CREAT | os.O_RDWR))
 os._exit(0 if min(made) >= 0 else 1)
 ";
     ends("", script, "exited", |who, outcome| {
-        assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}")
+        assert_eq!(outcome["exit_code"], 0, "{who:?}: {outcome:#}");
     });
 }
 

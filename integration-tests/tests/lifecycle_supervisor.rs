@@ -183,8 +183,7 @@ fn a_server_asked_to_end_writes_the_receipts_of_running_calls() {
                 server.call(id, "shell", &json!({ "script": DAEMONS }));
             }
             assert!(
-                within(Duration::from_secs(60), || harness::left::cells(&world)
-                    == 3),
+                within(Duration::from_mins(1), || harness::left::cells(&world) == 3),
                 "{who:?}: three cells run"
             );
             let asked = Instant::now();

@@ -116,7 +116,7 @@ fn a_tool_that_keeps_talking_is_not_idle() {
     let tables = "[limits]\nidle = \"2 s\"\nwall = \"60 s\"\n";
     let talks = "import time\nfor i in range(15): print(i, flush=True); time.sleep(0.2)";
     ends(tables, talks, "exited", |_, outcome| {
-        assert_eq!(outcome["exit_code"], 0)
+        assert_eq!(outcome["exit_code"], 0);
     });
 }
 
@@ -153,7 +153,7 @@ while True:
     time.sleep(0.05)
 ";
     ends(tables, script, "cpu_time_exceeded", |_, outcome| {
-        limit(outcome, "cpu_time")
+        limit(outcome, "cpu_time");
     });
 }
 
@@ -162,7 +162,7 @@ const HOARD: &str = "hoard = bytearray(400 << 20)";
 #[test]
 fn a_tool_that_hoards_memory_is_out_of_memory() {
     ends(SMALL, HOARD, "out_of_memory", |_, outcome| {
-        limit(outcome, "memory")
+        limit(outcome, "memory");
     });
     ends(
         SMALL,
@@ -178,7 +178,7 @@ fn a_tool_that_hoards_memory_is_out_of_memory() {
 fn a_child_that_hoards_memory_is_out_of_memory() {
     let script = format!("import os\nif os.fork() == 0: {HOARD}\nelse: os.wait()");
     ends(SMALL, &script, "out_of_memory", |_, outcome| {
-        limit(outcome, "memory")
+        limit(outcome, "memory");
     });
 }
 
@@ -197,7 +197,7 @@ os._exit(0)
 "
     );
     ends(SMALL, &script, "out_of_memory", |_, outcome| {
-        limit(outcome, "memory")
+        limit(outcome, "memory");
     });
 }
 
@@ -240,7 +240,7 @@ stay = threading.Event()
 while True: threading.Thread(target=stay.wait, daemon=True).start()
 ";
     ends(SMALL, script, "pids_exceeded", |_, outcome| {
-        limit(outcome, "pids")
+        limit(outcome, "pids");
     });
 }
 
@@ -316,11 +316,11 @@ fn a_full_directory_is_disk_exceeded_and_its_limit_is_named() {
     for (directory, key) in [("/work", "disk"), ("/tmp", "tmp"), ("/dev/shm", "shm")] {
         let tables = "[limits]\ndisk = \"4 MiB\"\ntmp = \"4 MiB\"\nshm = \"4 MiB\"\n";
         ends(tables, &fill(directory), "disk_exceeded", |_, outcome| {
-            limit(outcome, key)
+            limit(outcome, key);
         });
         let roomy = format!("[limits]\n{key} = \"64 MiB\"\n");
         ends(&roomy, &fill(directory), "exited", |_, outcome| {
-            assert_eq!(outcome["exit_code"], 0)
+            assert_eq!(outcome["exit_code"], 0);
         });
     }
 }
@@ -330,7 +330,7 @@ fn a_directory_full_of_names_is_disk_exceeded() {
     let tables = "[limits]\ndisk = \"1 MiB\"\n";
     let script = "for n in range(100_000): open(f'/work/{n}', 'w').close()";
     ends(tables, script, "disk_exceeded", |_, outcome| {
-        limit(outcome, "disk")
+        limit(outcome, "disk");
     });
 }
 
@@ -344,7 +344,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 with open('/work/large', 'wb') as file: file.write(bytes(2 << 20))
 ";
     ends(tables, script, "disk_exceeded", |_, outcome| {
-        limit(outcome, "file_size")
+        limit(outcome, "file_size");
     });
     let sparse = "
 import os, signal
@@ -352,7 +352,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 os.truncate(os.open('/work/sparse', os.O_RDWR | os.O_CREAT), 1 << 40)
 ";
     ends(tables, sparse, "disk_exceeded", |_, outcome| {
-        limit(outcome, "file_size")
+        limit(outcome, "file_size");
     });
 }
 

@@ -159,10 +159,13 @@ fn a_receipt_does_not_hold_what_was_said() {
     }
 }
 
+/// Something that is done to a log.
+type Change = fn(&str) -> String;
+
 #[test]
 fn a_log_that_was_changed_is_found_out() {
     for who in everyone() {
-        let changes: [(&str, fn(&str) -> String); 4] = [
+        let changes: [(&str, Change); 4] = [
             ("an edit", |log| {
                 log.replacen("\"exit_code\":1", "\"exit_code\":0", 1)
             }),
