@@ -235,16 +235,19 @@ impl World {
     /// Runs a Python script in a cell of a profile that extends `standard` by these tables.
     #[must_use]
     pub fn python(&self, tables: &str, script: &str) -> Value {
-        self.run(&self.profile(tables), &["/usr/bin/python3", "-I", "-c", script])
+        self.run(
+            &self.profile(tables),
+            &["/usr/bin/python3", "-I", "-c", script],
+        )
     }
 
     /// The receipts in the world's log, in order.
     #[must_use]
     pub fn receipts(&self) -> Vec<Value> {
         let log = std::fs::read_to_string(self.path("state/audit.jsonl")).unwrap_or_default();
-        let lines = log.lines().map(|line| {
-            serde_json::from_str::<Value>(line).expect("each line of the log is JSON")
-        });
+        let lines = log
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("each line of the log is JSON"));
         lines.filter(|line| line.get("status").is_some()).collect()
     }
 

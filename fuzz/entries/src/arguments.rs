@@ -1,6 +1,7 @@
 //! What a model sends, for each tool that is shipped.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::Component;
 use std::sync::LazyLock;
 
@@ -47,10 +48,7 @@ pub fn run(data: &[u8]) {
     // The author's word comes first, whatever was sent.
     let nothing = tool.fill(&profiles::Arguments::none(), &BTreeMap::new());
     if let Ok(nothing) = nothing {
-        assert_eq!(
-            nothing.argv.first().map(|word| word.as_bytes()),
-            Some(program)
-        );
+        assert_eq!(nothing.argv.first().map(CString::as_bytes), Some(program));
         assert_eq!(nothing.cwd, plan.cwd);
         assert_eq!(nothing.env, plan.env);
     }

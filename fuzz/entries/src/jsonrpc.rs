@@ -144,7 +144,7 @@ async fn converse(service: Arc<Service>, data: &[u8]) -> Vec<u8> {
         let _ = to.shutdown().await;
     };
     let mut said = Vec::new();
-    let (_, read) = tokio::join!(send, from.read_to_end(&mut said));
+    let ((), read) = tokio::join!(send, from.read_to_end(&mut said));
     read.expect("a pipe in memory can be read");
     let _ = session.await.expect("the server does not panic");
     said
