@@ -77,6 +77,14 @@ fn file_read_refuses_what_is_not_a_file_beneath_its_root() {
         assert_eq!(output.status.code(), Some(125), "{who:?}: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("`/dev`"), "{who:?}: {said}");
+        assert!(
+            !said.contains("no root"),
+            "{who:?}: one mistake is told once: {said}"
+        );
+        assert!(
+            !said.contains("unknown root"),
+            "{who:?}: one mistake is told once: {said}"
+        );
     }
 }
 

@@ -300,8 +300,12 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
         }
         tools.insert(name.to_owned());
     }
+    // A profile that is wrong does not tell its roots.
+    let roots_known = problems.is_empty();
     problems.extend(unknown("tool", sources.only.iter(), &tools));
-    problems.extend(unknown("root", sources.overrides.roots.keys(), &roots));
+    if roots_known {
+        problems.extend(unknown("root", sources.overrides.roots.keys(), &roots));
+    }
     if problems.is_empty() {
         Ok(snapshot)
     } else {

@@ -175,6 +175,9 @@ fn roots(chain: &Chain<'_>, overrides: &Overrides, problems: &mut Problems) -> R
                 .and_then(|path| files::check_host_path(&path, &origin).map(|()| path));
             if let Some(path) = problems.note(checked) {
                 roots.given.insert(name.clone(), path);
+            } else {
+                // It is known, so what refers to it is not wrong as well.
+                roots.missing.insert(name.clone(), root.why.clone());
             }
         }
     }
