@@ -40,6 +40,13 @@ impl Said {
         detail.trim_start()
     }
 
+    /// The ABI of the cell's Landlock.
+    #[must_use]
+    pub fn landlock_abi(&self) -> u64 {
+        let abi = self.outcome["enforced"]["landlock_abi"].as_u64();
+        abi.expect("a cell that ran says what was enforced")
+    }
+
     /// Whether the attempt went well.
     #[must_use]
     pub fn succeeded(&self) -> bool {

@@ -141,11 +141,14 @@ fn landlock_holds_alone_over_tcp() {
     for who in everyone() {
         let ground = Ground::new(who);
         let with = |loopback| ground.profile("", &format!("[network]\nloopback = {loopback}\n"));
-        assert_eq!(
-            ground.attempt(&with(false), &["own_tcp"]),
-            "EACCES",
-            "{who:?}"
-        );
+        let said = ground.attempt(&with(false), &["own_tcp"]);
+        if said.landlock_abi() < 4 {
+            return skip(
+                "TCP within the cell",
+                "this kernel's Landlock has no say over it",
+            );
+        }
+        assert_eq!(said, "EACCES", "{who:?}");
         // Datagrams, over which it has no say, show that the loopback is up.
         assert!(
             ground.attempt(&with(false), &["own_udp"]).succeeded(),
@@ -261,9 +264,8 @@ fn the_tier_without_cgroups_lacks_no_other_layer() {
             (&["read", &secret][..], "ENOENT"),
             (&["chmod", &file, "600"], "EROFS"),
             (&["copy_and_run", "/tmp"], "EACCES"),
-            (&["own_tcp"], "EACCES"),
             (&["call", "unshare", "0x10000000"], "EPERM"),
-            (&["tcp", "192.0.2.1:80"], "EACCES"),
+            (&["forged_handle", "/usr"], "EPERM"),
             (&["kill", "99999"], "ESRCH"),
             (&["capability"], "EPERM"),
         ] {

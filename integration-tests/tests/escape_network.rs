@@ -180,6 +180,12 @@ fn the_cells_own_loopback_takes_no_tcp_where_the_profile_does_not_say_so() {
     for who in everyone() {
         let ground = Ground::new(who);
         let said = ground.attempt(&profile(&ground, false), &["own_tcp"]);
+        if said.landlock_abi() < 4 {
+            return skip(
+                "TCP within the cell",
+                "this kernel's Landlock has no say over it",
+            );
+        }
         assert_eq!(said, "EACCES", "{who:?}");
     }
 }
