@@ -254,8 +254,11 @@ impl Workspaces {
         let found = entries.into_iter().flatten().flatten();
         found
             .map(|entry| entry.path())
-            .filter(|path| is_dead(path))
             .filter(|path| {
+                // Held until it is removed, so that its maker does not take it in between.
+                let Some(_lock) = lock_dead(path) else {
+                    return false;
+                };
                 let removed = with_children(path).map(std::fs::remove_dir);
                 removed.into_iter().last().is_some_and(|last| last.is_ok())
             })
@@ -300,9 +303,10 @@ fn make_work(parent: &Path) -> io::Result<Work> {
     }
 }
 
-/// Whether no supervisor holds the lock of a work directory.
-fn is_dead(work: &Path) -> bool {
-    File::open(work).is_ok_and(|directory| directory.try_lock().is_ok())
+/// Takes the lock of a work directory that no living supervisor holds.
+fn lock_dead(work: &Path) -> Option<File> {
+    let directory = File::open(work).ok()?;
+    directory.try_lock().is_ok().then_some(directory)
 }
 
 /// Opens what a path argument names.

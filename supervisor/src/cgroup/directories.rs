@@ -21,12 +21,13 @@ const CALL_BYTES_MAX: usize = 128;
 /// Only the owner gets in, so that nobody else can take the lock.
 const PRIVATE: u32 = 0o700;
 /// How often a directory is made anew when another supervisor's sweep took it in the moment between
-/// its making and its lock.
-const SWEPT_AWAY_MAX: usize = 3;
+/// its making and its lock: with sixteen supervisors that start at once, three times were too few.
+const SWEPT_AWAY_MAX: usize = 100;
 /// Deepest nesting below a cell's directory that is removed; a cell has no way to make any.
 const DEPTH_MAX: usize = 16;
-/// How often a held lock is tried, and how long between: a sweep that holds it is gone in less.
-const LOCK_TRIES: usize = 50;
+/// How often a held lock is tried, and how long between: a sweep that holds it is gone in less, even
+/// where it has to wait for a processor meanwhile.
+const LOCK_TRIES: usize = 1000;
 const LOCK_STEP: Duration = Duration::from_millis(1);
 /// How long a sweep waits for one dead supervisor's cell to be empty.
 const SWEEP_DEADLINE: Duration = Duration::from_secs(2);
@@ -92,15 +93,25 @@ pub(super) fn sweep(parents: &[&Path]) -> usize {
 }
 
 fn sweep_one(parents: &[&Path], name: &str) -> bool {
-    let paths: Vec<PathBuf> = parents.iter().map(|parent| parent.join(name)).collect();
-    let mut locks = Vec::with_capacity(paths.len());
-    for path in &paths {
-        match File::open(path) {
-            Ok(directory) if directory.try_lock().is_ok() => locks.push(directory),
-            // A crash in the middle of making or removing leaves only some.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Ok(_) | Err(_) => return false,
+    let (mut paths, mut locks) = (Vec::new(), Vec::new());
+    for path in parents.iter().map(|parent| parent.join(name)) {
+        let directory = match File::open(&path) {
+            Ok(directory) => directory,
+            // A crash in the middle of making or removing leaves only some. Such a path is not touched:
+            // another sweep may just have removed it, and its name may be in use again by now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => return false,
+        };
+        if directory.try_lock().is_err() {
+            return false;
         }
+        if is_at(&directory, &path) {
+            paths.push(path);
+            locks.push(directory);
+        }
+    }
+    if paths.is_empty() {
+        return false;
     }
     let give_up = Instant::now() + SWEEP_DEADLINE;
     loop {
@@ -113,6 +124,13 @@ fn sweep_one(parents: &[&Path], name: &str) -> bool {
             Ok(false) | Err(_) => return false,
         }
     }
+}
+
+/// Whether a path leads to this very directory: what is removed can still be locked.
+fn is_at(directory: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let there = fs::symlink_metadata(path).map(identity).ok();
+    there.is_some() && there == directory.metadata().map(identity).ok()
 }
 
 fn ours(parent: &Path) -> Vec<String> {
@@ -160,8 +178,8 @@ fn make_and_lock(path: &Path) -> Result<File, CgroupError> {
         make(path)?;
         let result = File::open(path).and_then(lock);
         match result {
-            // A sweep may have removed it in between; what is removed can still be locked.
-            Ok(directory) if path.exists() => return Ok(directory),
+            // A sweep may have removed it in between.
+            Ok(directory) if is_at(&directory, path) => return Ok(directory),
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 let _ = fs::remove_dir(path);
                 let path = path.to_owned();
