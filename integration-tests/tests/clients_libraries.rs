@@ -231,7 +231,7 @@ fn long_output_is_read_back_whole(library: Library) {
     each(library, &[], |_, client| {
         let result = client.call("python", &python("for i in range(30000): print(i, 'é')"));
         let stream = &result["structuredContent"]["stdout"];
-        let whole: String = (0..30000).map(|i| format!("{i} é\n")).collect();
+        let whole = (0..30000).fold(String::new(), |whole, i| whole + &format!("{i} é\n"));
         assert_eq!(
             (&stream["truncated"], &stream["bytes"]),
             (&json!(true), &json!(whole.len()))
