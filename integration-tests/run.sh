@@ -11,6 +11,10 @@ cd "$(dirname "$0")/.." || exit 1
 
 # Longest time for all tests together, so that one that hangs cannot hold up CI for ever.
 TESTS_MINUTES_MAX=30
+# Longest time to build what checks the licences: minutes, on two cores.
+TOOLS_MINUTES_MAX=20
+# The version of `cargo deny` that CI installs; another that is installed already will do.
+CARGO_DENY=0.20.2
 
 what=${1:-all}
 target=${CARGO_TARGET_DIR:-target}
@@ -40,12 +44,32 @@ skip() { printf 'SKIPPED %s: %s\n' "$1" "$2" | tee -a "$skips"; }
 checks() {
     stage 'format' cargo fmt --all --check
     stage 'lints' cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
-    if cargo deny --version >/dev/null 2>&1; then
-        # Advisories need a database that is fetched; they are looked up where one is to be had.
-        stage 'licences and sources' cargo deny --locked check bans licenses sources
-    else
-        skip 'licences and sources' '`cargo deny` is not installed'
+    # Where CI keeps it; a cargo-deny elsewhere on the path comes first.
+    PATH=$PATH:$(realpath "$target")/tools/bin
+    if ! cargo deny --version >/dev/null 2>&1 && [ "${CI:-}" = true ]; then
+        stage 'cargo-deny, for the licences' install_cargo_deny
     fi
+    if cargo deny --version >/dev/null 2>&1; then
+        # Advisories need a database that is fetched, so they are not looked up here.
+        stage 'licences and sources' cargo deny --locked check bans licenses sources
+    elif [ "${CI:-}" = true ]; then
+        # CI must not pass without; that it could not be installed has been counted above.
+        failed+=('licences and sources (no `cargo deny`)')
+    else
+        skip 'licences and sources' \
+            '`cargo deny` is not installed; hint: `cargo install --locked cargo-deny`, or `CI=true`'
+    fi
+}
+
+# Into the target directory, which CI keeps between its runs, and with a build directory that goes.
+install_cargo_deny() {
+    local tools=$target/tools status
+    timeout --kill-after=10 $((TOOLS_MINUTES_MAX * 60)) \
+        cargo install --locked --quiet --version "$CARGO_DENY" --root "$tools" \
+        --target-dir "$tools/build" cargo-deny
+    status=$?
+    rm -rf "$tools/build"
+    return $status
 }
 
 # The counts of `cargo nextest` or `cargo test` in the log, added to ours.
