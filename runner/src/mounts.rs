@@ -247,6 +247,18 @@ impl Builder<'_> {
                 pts.set(c"mode", c"0620")?;
                 self.attach(&pts.mount(NOSUID | NOEXEC)?, target, true)
             }
+            Mount::Queues { target } => match FileSystem::open(c"mqueue") {
+                Ok(queues) => {
+                    let tree = queues.mount(RDONLY | NOSUID | NODEV | NOEXEC)?;
+                    self.attach(&tree, target, true)
+                }
+                // A kernel without queues.
+                Err(Errno::ENODEV) => {
+                    let (parent, name) = self.parent_in_root(target)?;
+                    mkdirat(parent, name.as_c_str(), Mode::from_bits_truncate(0o755))
+                }
+                Err(error) => Err(error),
+            },
             Mount::Device { source, target } => {
                 let tree = sys::clone_tree(open_source(source, None)?.as_fd(), false)?;
                 let set = RDONLY | NOSUID | NOEXEC;

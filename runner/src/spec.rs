@@ -148,6 +148,13 @@ pub enum Mount {
         /// Where it appears.
         target: PathBuf,
     },
+    /// The POSIX message queues of the cell's own IPC namespace (`mq_overview(7)`), read-only: queues
+    /// are made by `mq_open(3)` and not by way of the mount, which is there for Landlock. A rule can
+    /// name its root, and that is the parent of every queue wherever it is reached from.
+    Queues {
+        /// Where it appears; an empty directory on a kernel without such queues.
+        target: PathBuf,
+    },
     /// One of the host's harmless device nodes, bound read-only so that its inode cannot be changed.
     Device {
         /// Path of the node on the host, such as `/dev/null`.

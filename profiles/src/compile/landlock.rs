@@ -59,6 +59,9 @@ pub(super) enum Use {
     Device,
     /// Read, write and control terminals.
     Terminal,
+    /// Send to and receive from message queues. To make and to remove one takes no right, because
+    /// `mq_open` and `mq_unlink` name no path that Landlock looks at; to open it does.
+    Queue,
 }
 
 /// The access rights that one kernel knows.
@@ -131,6 +134,7 @@ impl Rights {
             Use::Write => write,
             Use::WriteOwn => write | MAKE_SOCK | MAKE_FIFO,
             Use::Device => READ_FILE | WRITE_FILE,
+            Use::Queue => read | WRITE_FILE,
             Use::Terminal => read | WRITE_FILE | IOCTL_DEV,
         };
         let of_kind = if directory { u64::MAX } else { OF_FILES };

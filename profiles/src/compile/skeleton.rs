@@ -14,6 +14,8 @@ use super::{HOSTNAME, INSIDE, USER};
 /// A file system in memory gets an inode for this many bytes, so that empty files cannot take more
 /// kernel memory than full ones.
 const BYTES_PER_INODE: u64 = 4096;
+/// Where the cell's POSIX message queues are listed.
+const QUEUES: &str = "/dev/mqueue";
 /// Fewest inodes of a file system in memory.
 const INODES_MIN: u64 = 256;
 /// Most inodes of a file system in memory.
@@ -68,6 +70,9 @@ pub(super) fn mounts(resolved: &Resolved, devices: &[&str]) -> Vec<Mount> {
     mounts.extend([
         Mount::Devpts {
             target: "/dev/pts".into(),
+        },
+        Mount::Queues {
+            target: QUEUES.into(),
         },
         link("/dev/ptmx", "pts/ptmx"),
         link("/dev/fd", "/proc/self/fd"),
@@ -164,6 +169,7 @@ pub(super) fn rules(
         rule("/etc", Use::Read, true),
         rule("/proc", Use::Read, true),
         rule("/dev/pts", Use::Terminal, true),
+        rule(QUEUES, Use::Queue, true),
     ];
     rules.extend(devices.iter().map(|device| match *device {
         "/dev/tty" => rule(device, Use::Terminal, false),

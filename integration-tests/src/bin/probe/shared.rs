@@ -10,6 +10,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("semaphores", semaphores),
     ("queue", queue),
     ("named_queue", named_queue),
+    ("many_named_queues", many_named_queues),
     ("remove_segment", remove_segment),
     ("remove_semaphores", remove_semaphores),
     ("remove_queue", remove_queue),
@@ -53,6 +54,19 @@ fn named_queue(arguments: &[String]) -> Found {
     let flags = libc::O_RDWR | if create { libc::O_CREAT } else { 0 };
     syscall!(libc::SYS_mq_open, name.as_c_str(), flags, EVERYONE, 0)?;
     Ok(String::new())
+}
+
+/// `many_named_queues NAME MOST`: makes so many, and says how many there could be and why no more.
+fn many_named_queues(arguments: &[String]) -> Found {
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    let most: u32 = number(arguments, 1);
+    for made in 0..most {
+        let name = names::text(&format!("{}-{made}", argument(arguments, 0)));
+        if let Err(errno) = syscall!(libc::SYS_mq_open, name.as_c_str(), flags, EVERYONE, 0) {
+            return Ok(format!("{made} {errno:?}"));
+        }
+    }
+    Ok(most.to_string())
 }
 
 /// `remove_segment KEY`
