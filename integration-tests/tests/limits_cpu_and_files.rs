@@ -80,7 +80,8 @@ for name in sorted(dir(resource)):
     if hard == resource.RLIM_INFINITY: continue
     try: resource.setrlimit(kind, (soft, hard + 1))
     except (ValueError, OSError): continue
-    print('raised', name)
+    # That on core dumps is only said to be set.
+    if resource.getrlimit(kind) != (soft, hard): print('raised', name)
 resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
 print('lowered')
 ";
@@ -143,6 +144,107 @@ fn a_crash_leaves_no_core_dump() {
         let outcome = harness::outcome(&world.toolcell(&command));
         assert_eq!(outcome["signal"], "SIGSEGV", "{who:?}: {outcome:#}");
         assert_eq!(dumps(&world), 0, "{who:?}");
+    }
+}
+
+/// Waits until a program with this word on its command line is seen on the host, and returns what
+/// the host says of a limit of it.
+fn limit_of(program: &str, word: &str, limit: &str) -> String {
+    let mut found = None;
+    within(Duration::from_secs(30), || {
+        let entries = std::fs::read_dir("/proc")
+            .expect("proc is mounted")
+            .flatten();
+        found = entries.map(|entry| entry.path()).find(|process| {
+            let is = |file: &str, text: &str| {
+                std::fs::read_to_string(process.join(file)).is_ok_and(|all| all.contains(text))
+            };
+            is("comm", program) && is("cmdline", word)
+        });
+        found.is_some()
+    });
+    let process = found.expect("the program runs and is seen on the host");
+    let limits = std::fs::read_to_string(process.join("limits")).expect("it waits for us");
+    let line = limits.lines().find_map(|line| line.strip_prefix(limit));
+    let fields = line.expect("the kernel lists it").split_whitespace();
+    fields.take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// A soft limit of 1 is the kernel's word for handing a crashed program's memory to nobody; with 0
+/// a handler that `core_pattern` names would get it (core(5)).
+#[test]
+fn no_core_reaches_a_handler_of_the_hosts_whatever_limit_a_tool_sets() {
+    const SHELL: &str = "ulimit -n 30 && ulimit -c 0 && echo set && read line";
+    const PYTHON: &str = "
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+print('set', flush=True)
+input()
+";
+    let programs = [
+        ("bash", vec!["/bin/bash", "-c", SHELL]),
+        ("python3", vec!["/usr/bin/python3", "-I", "-c", PYTHON]),
+    ];
+    for who in everyone() {
+        for (name, words) in &programs {
+            let world = World::new(who);
+            let word = world.directory.path().display().to_string();
+            let core = "Max core file size";
+            let files = "Max open files";
+
+            let mut running =
+                world.start(&[&["run", "--"], words.as_slice(), &[word.as_str()]].concat());
+            assert_eq!(running.line(), "set", "{who:?}: {name} goes on");
+            assert_eq!(limit_of(name, &word, core), "1 1", "{who:?}: {name}");
+            assert_eq!(
+                limit_of(name, &word, files),
+                "30 30",
+                "{who:?}: {name} can lower others"
+            );
+            running.write("\n");
+            assert_eq!(running.end().status.code(), Some(0), "{who:?}: {name}");
+
+            // Outside of a cell the same program gets what it sets.
+            let mut control = std::process::Command::new(words[0])
+                .args(&words[1..])
+                .arg(&word)
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("it starts");
+            let mut line = String::new();
+            let stdout = control.stdout.take().expect("it is a pipe");
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)
+                .expect("it writes");
+            assert_eq!(limit_of(name, &word, core), "0 0", "the control of {name}");
+            drop(control.stdin.take());
+            control.wait().expect("it ends");
+        }
+    }
+}
+
+#[test]
+fn a_limit_on_core_dumps_that_is_asked_for_together_with_the_old_one_is_a_denial() {
+    let script = "
+import os, resource
+try: resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))
+except PermissionError: print('refused')
+print(*resource.prlimit(0, resource.RLIMIT_CORE), *resource.prlimit(0, resource.RLIMIT_NOFILE, (30, 30)))
+";
+    for who in everyone() {
+        let outcome = World::new(who).python("[limits]\nopen_files = 40\n", script);
+        assert_eq!(
+            outcome["stdout"]["text"], "refused\n1 1 40 40\n",
+            "{who:?}: {outcome:#}"
+        );
+        let denials = outcome["denials"].as_array().expect("a list");
+        let what: Vec<_> = denials.iter().map(|denial| &denial["what"]).collect();
+        assert_eq!(
+            what,
+            ["prlimit64(RLIMIT_CORE) for the old limit, too"],
+            "{who:?}: {outcome:#}"
+        );
     }
 }
 

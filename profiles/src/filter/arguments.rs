@@ -154,6 +154,7 @@ pub(super) fn check(name: &str, facts: FilterFacts) -> Option<Decision> {
         "clone" => clone(),
         "personality" => personality(),
         "prctl" => prctl(),
+        "setrlimit" => setrlimit(),
         "prlimit64" => prlimit(),
         "madvise" => madvise(),
         "mmap" => huge_pages(3, MAP_HUGETLB),
@@ -224,10 +225,35 @@ fn prctl() -> Decision {
     decision
 }
 
+const RLIMIT_CORE: u32 = 4;
+
+/// The limit on core dumps stays what the cell was given: 1, which alone keeps a crashed tool's
+/// memory from the host's own handler (`rlimits` says more). Programs with secrets set it to 0 and
+/// stop if they cannot (`ssh-agent`), so they are told that it is done: no core is ever written.
+fn setrlimit() -> Decision {
+    Decision {
+        cases: vec![Case::new([is(0, RLIMIT_CORE)], Action::Pretend)],
+        otherwise: Action::Allow,
+    }
+}
+
 /// Limits of the process itself, and reading those of others: the cell's first process has the
 /// tool's user and must not be starved of descriptors or CPU time by it.
+///
+/// `RLIMIT_CORE` is as in [`setrlimit`], by which name the C library makes this call with nowhere to
+/// put the old limit. Who asks for that as well would find nothing there, and is refused.
 fn prlimit() -> Decision {
-    Decision::only([Case::allow([is(0, 0)]), Case::allow([is_null(2)])], DENY)
+    let own = is(0, 0);
+    let core = is(1, RLIMIT_CORE);
+    Decision {
+        cases: vec![
+            Case::allow([is_null(2)]),
+            Case::new([own, core, is_null(3)], Action::Pretend),
+            Case::deny([own, core], Errno::NotPermitted),
+            Case::allow([own]),
+        ],
+        otherwise: DENY,
+    }
 }
 
 /// `MADV_MERGEABLE` asks for the same as `PR_SET_MEMORY_MERGE`; `EINVAL` is what a kernel without

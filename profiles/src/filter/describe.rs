@@ -21,6 +21,7 @@ pub(super) fn refused(name: &str, arguments: &[u64; 6]) -> String {
             "prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE)".to_owned()
         }
         "prctl" => format!("prctl({})", named(PRCTLS, low(0))),
+        "prlimit64" if low(0) == 0 => "prlimit64(RLIMIT_CORE) for the old limit, too".to_owned(),
         "prlimit64" => "prlimit64 on another process".to_owned(),
         "madvise" => "madvise(MADV_MERGEABLE)".to_owned(),
         "mmap" => "mmap(MAP_HUGETLB)".to_owned(),

@@ -51,6 +51,8 @@ pub(super) fn audit_arch(arch: Arch) -> u32 {
 pub(super) fn return_value(action: Action, facts: FilterFacts) -> u32 {
     match action {
         Action::Allow => RET_ALLOW,
+        // Error number 0: the call returns 0 and has not been made (seccomp(2)).
+        Action::Pretend => RET_ERRNO,
         Action::Refuse(errno) => RET_ERRNO | u32::from(errno.number()),
         Action::Deny(errno) if !facts.notify => RET_ERRNO | u32::from(errno.number()),
         Action::Deny(_) | Action::Inspect | Action::SealedMemfd => RET_NOTIFY,

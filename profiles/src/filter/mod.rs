@@ -159,6 +159,8 @@ impl FilterError {
 pub enum Action {
     /// It goes on.
     Allow,
+    /// It is answered with success and not done, and nobody hears of it.
+    Pretend,
     /// It fails with this error, and nobody hears of it.
     Refuse(Errno),
     /// It fails with this error, and is named in the call's denials if there is a listener.
@@ -352,7 +354,9 @@ impl Policy {
             Action::Deny(errno) | Action::Refuse(errno) => {
                 self.denied(syscall, number, arguments, errno)
             }
-            Action::Allow => self.denied(syscall, number, arguments, Errno::NotPermitted),
+            Action::Allow | Action::Pretend => {
+                self.denied(syscall, number, arguments, Errno::NotPermitted)
+            }
         }
     }
 

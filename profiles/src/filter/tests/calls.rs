@@ -197,6 +197,29 @@ fn limits_of_others_can_only_be_read() {
 }
 
 #[test]
+fn the_limit_on_core_dumps_stays_while_programs_hear_that_it_is_set() {
+    const POINTER: u64 = 0x7fff_0000_0000;
+    const CORE: u64 = 4;
+    assert_eq!(answer("setrlimit", [CORE, POINTER]), Action::Pretend);
+    // The kernel reads the number of a limit as 32 bits.
+    assert_eq!(
+        answer("setrlimit", [CORE | 1 << 32, POINTER]),
+        Action::Pretend
+    );
+    assert_eq!(answer("setrlimit", [7, POINTER]), Action::Allow);
+    assert_eq!(answer("prlimit64", [0, CORE, POINTER, 0]), Action::Pretend);
+    assert_eq!(
+        answer("prlimit64", [1 << 32, CORE | 1 << 32, POINTER, 0]),
+        Action::Pretend
+    );
+    assert_eq!(answer("prlimit64", [0, CORE, 0, POINTER]), Action::Allow);
+    assert_eq!(answer("prlimit64", [0, 7, POINTER, 0]), Action::Allow);
+    // It would find no old limit where it asks for one.
+    assert_eq!(answer("prlimit64", [0, CORE, POINTER, POINTER]), DENIED);
+    assert_eq!(answer("prlimit64", [1, CORE, POINTER, 0]), DENIED);
+}
+
+#[test]
 fn prctl_serves_the_process_and_nothing_beyond() {
     // PDEATHSIG, DUMPABLE, NAME, SECCOMP, TIMERSLACK, NO_NEW_PRIVS, SET_PTRACER, SET_VMA.
     for option in [1, 4, 15, 21, 22, 29, 38, 0x5961_6d61, 0x5356_4d41] {

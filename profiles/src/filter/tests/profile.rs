@@ -134,6 +134,7 @@ fn a_notification_says_what_was_tried_and_what_would_allow_it() {
         ("prctl", [62, 0, 0, 0, 0, 0]),
         ("personality", [8, 0, 0, 0, 0, 0]),
         ("prlimit64", [1, 7, 1, 0, 0, 0]),
+        ("prlimit64", [0, 4, 1, 1, 0, 0]),
         ("madvise", [0, 0, 12, 0, 0, 0]),
         ("openat", [0, 0, 0o101, 0o4755, 0, 0]),
         ("openat", [0, 0, 0o101, 0o755, 0, 0]),
