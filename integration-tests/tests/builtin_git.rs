@@ -308,6 +308,28 @@ fn git_sees_no_file_outside_its_repository() {
 }
 
 #[test]
+fn git_shows_a_repository_that_only_its_owner_may_read() {
+    for who in everyone() {
+        let world = World::new(who);
+        let Some(repository) = repository(&world) else {
+            return;
+        };
+        for path in [repository.join(".git"), repository.clone()] {
+            // Git ran as whoever runs the tests.
+            let open = std::process::Command::new("/bin/chown")
+                .args(["-R", "--reference"])
+                .arg(world.directory.path())
+                .arg(&path)
+                .status();
+            assert!(open.expect("it starts").success());
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        }
+        let outcome = git(&world, &repository, "log", &["--format=%s", "-1"]);
+        assert_eq!(stdout(&outcome), "commit 3\n", "{who:?}: {outcome:#}");
+    }
+}
+
+#[test]
 fn git_shows_a_repository_that_somebody_else_owns() {
     if !nix::unistd::geteuid().is_root() {
         harness::skip(

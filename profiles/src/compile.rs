@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use runner::spec::{
-    FILTER_INSTRUCTIONS_MAX, Filter, Ids, LANDLOCK_RULES_MAX, MOUNTS_MAX, Network, Template,
+    FILTER_INSTRUCTIONS_MAX, Filter, Ids, LANDLOCK_RULES_MAX, MOUNTS_MAX, Mount, Network, Template,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -30,7 +30,9 @@ mod rlimits;
 mod skeleton;
 mod tree;
 
-pub use call::{CallError, CallFacts, GrantFact, ProtectFact, ProtectState, WorkspaceFact};
+pub use call::{
+    CallError, CallFacts, GrantFact, ProtectFact, ProtectState, ShownFact, WorkspaceFact,
+};
 pub use landlock::{ABI_MAX, Rights};
 pub use plan::{Existence, Grant, PathAccess, Plan, Want, WantKind};
 
@@ -75,10 +77,23 @@ pub struct Compiled {
     rights: Rights,
     /// The roots without links in their paths.
     roots: BTreeMap<String, PathBuf>,
+    /// What is shown to the cell as its own, and must be looked at before each call.
+    shown: Vec<Shown>,
     /// What is covered, and whether it is a directory.
     denied: Vec<(PathBuf, bool)>,
     /// Where programs can be executed.
     executable: Vec<PathBuf>,
+}
+
+/// A path of the host within a root that the profile lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The path, without links in it.
+    pub path: PathBuf,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Index of its mount in the template.
+    mount: u32,
 }
 
 /// Compiles a profile for a host.
@@ -130,6 +145,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     let input = InputSchema::compile(&resolved.input)
         .map_err(|message| Diagnostics::from(Diagnostic::at(&resolved.origin, message)))?;
     let filter_digest = filter_digest(&filter);
+    let shown = shown(&mounts, &tree);
     let template = Template {
         hostname: HOSTNAME.to_owned(),
         inside: INSIDE,
@@ -146,6 +162,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         filter_digest,
         arch: host.arch,
         executable: tree.executable(),
+        shown,
         resolved: resolved.clone(),
         template,
         policy,
@@ -156,7 +173,30 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     })
 }
 
+/// The binds among the mounts that show what lies within a root.
+fn shown(mounts: &[Mount], tree: &Tree) -> Vec<Shown> {
+    let numbered = (0..).zip(mounts);
+    numbered
+        .filter_map(|(mount, bind)| match bind {
+            Mount::Bind {
+                source, directory, ..
+            } if tree.is_shown(source) => Some(Shown {
+                path: source.clone(),
+                directory: *directory,
+                mount,
+            }),
+            _ => None,
+        })
+        .collect()
+}
+
 impl Compiled {
+    /// What lies within roots, in the order of [`CallFacts::shown`].
+    #[must_use]
+    pub fn shown(&self) -> &[Shown] {
+        &self.shown
+    }
+
     /// Whether the profile lets a program at this path, without links in it, be executed.
     #[must_use]
     pub fn may_execute(&self, canonical: &Path) -> bool {

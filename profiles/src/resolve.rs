@@ -19,6 +19,7 @@ mod limits;
 mod run;
 
 pub(crate) use chain::Chain;
+pub use files::is_the_systems;
 pub(crate) use files::{check_host_path, check_workspace_path};
 
 /// Where the workspace is in a cell.

@@ -6,6 +6,8 @@
 #[path = "compiling/calls.rs"]
 mod calls;
 mod debian;
+#[path = "compiling/shown.rs"]
+mod shown;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -77,6 +79,7 @@ fn facts() -> CallFacts {
     CallFacts {
         host: USER,
         workspace: None,
+        shown: Vec::new(),
         grants: Vec::new(),
         protect: Vec::new(),
     }

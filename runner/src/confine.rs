@@ -119,7 +119,7 @@ fn build(cell: &mut Cell<'_>) -> Result<i32, SetupFailure> {
 
     let root = mounts::stage(cell.template.root_bytes)?;
     let prepared = std::mem::take(&mut cell.prepared);
-    mounts::populate(&root, &cell.template.mounts, &cell.call.mounts, prepared)?;
+    mounts::populate(&root, &cell.template.mounts, cell.call, prepared)?;
     hand_back(cell, &root)?;
     mounts::enter(&root).at(Step::PivotRoot)?;
     mounts::make_root_read_only().at(Step::RootReadOnly)?;

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
 use crate::confine::{self, At, Cell};
+use crate::idmaps;
 use crate::leftovers::Leftovers;
-use crate::mounts;
 use crate::namespaces;
 use crate::report::{Report, SetupFailure, Step};
 use crate::spec::{Call, Template};
@@ -172,8 +172,7 @@ impl Launcher {
         streams: [OwnedFd; 3],
         (cgroup, cgroup_descriptors): (CgroupEntry, Vec<OwnedFd>),
     ) -> Result<(), SetupFailure> {
-        let all: Vec<_> = template.mounts.iter().chain(&call.mounts).collect();
-        let prepared = mounts::prepare(self.proof, &all, call.host)?;
+        let prepared = idmaps::prepare(self.proof, &template.mounts, call)?;
         let pipe = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).at(Step::Clone)?;
         let (mapped, release) = pipe;
         let into = match cgroup {

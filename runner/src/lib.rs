@@ -8,6 +8,7 @@
 
 pub mod confine;
 pub mod descriptors;
+mod idmaps;
 pub mod init;
 pub mod landlock;
 pub mod launcher;

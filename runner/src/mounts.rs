@@ -18,9 +18,10 @@ use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::confine::At;
+use crate::idmaps::{self, Source};
 use crate::namespaces::identity_of;
 use crate::report::{SetupFailure, Step};
-use crate::spec::{Identity, MOUNTS_MAX, Mount};
+use crate::spec::{Call, Identity, MOUNTS_MAX, Mount};
 use crate::sys::{self, FileSystem, MountAttributes};
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -41,30 +42,6 @@ const GUARD: &str = "/.guard";
 /// What was opened or prepared beforehand, by index into the list of mounts.
 pub(crate) type Prepared = Vec<Option<OwnedFd>>;
 
-/// Prepares, in the launcher, the mounts that need privileges on the host: idmapped ones.
-pub(crate) fn prepare(
-    proof: sys::SingleThreaded,
-    mounts: &[&Mount],
-    host: crate::spec::Ids,
-) -> Result<Prepared, SetupFailure> {
-    let mut prepared = Prepared::new();
-    for (index, mount) in mounts.iter().enumerate() {
-        let Mount::Bind {
-            source,
-            identity,
-            owner: Some(owner),
-            ..
-        } = mount
-        else {
-            continue;
-        };
-        let ready = idmapped(proof, source, *identity, (*owner, host));
-        prepared.resize_with(mounts.len(), || None);
-        prepared[index] = Some(ready.at_item(Step::Mount, index)?);
-    }
-    Ok(prepared)
-}
-
 /// Opens the work directories of overlays while this process still has the supervisor's user, to
 /// whom alone the way there is open. It must be done in the cell's copy of the host's mounts: an
 /// overlay is made of directories on one mount.
@@ -80,24 +57,6 @@ pub(crate) fn open_work(
         }
     }
     Ok(())
-}
-
-/// A copy of a directory in which `owner`'s files are `host`'s.
-fn idmapped(
-    proof: sys::SingleThreaded,
-    source: &Path,
-    identity: Option<Identity>,
-    (owner, host): (crate::spec::Ids, crate::spec::Ids),
-) -> Result<OwnedFd, Errno> {
-    let found = open_source(source, identity)?;
-    let tree = sys::clone_tree(found.as_fd(), true)?;
-    let namespace = crate::namespaces::idmap_namespace(proof, owner, host)?;
-    let idmap = MountAttributes {
-        idmap: Some(namespace.as_fd()),
-        ..Default::default()
-    };
-    sys::set_mount(tree.as_fd(), idmap, true)?;
-    Ok(tree)
 }
 
 /// Cuts propagation and stacks an empty root on `/`; returns its root directory.
@@ -121,19 +80,22 @@ pub(crate) fn stage(bytes: u64) -> Result<OwnedFd, SetupFailure> {
 pub(crate) fn populate(
     root: &OwnedFd,
     template: &[Mount],
-    call: &[Mount],
+    call: &Call,
     mut prepared: Prepared,
 ) -> Result<(), SetupFailure> {
-    if template.len() + call.len() > MOUNTS_MAX {
+    if template.len() + call.mounts.len() > MOUNTS_MAX {
         return Err(Errno::E2BIG).at(Step::Mount);
     }
     let builder = Builder {
         own: RefCell::new(vec![identity_of(root.as_fd()).at(Step::Mount)?.dev]),
         root,
     };
-    for (index, mount) in template.iter().chain(call).enumerate() {
+    for (index, mount) in template.iter().chain(&call.mounts).enumerate() {
         let ready = prepared.get_mut(index).and_then(Option::take);
-        builder.place(mount, ready).at_item(Step::Mount, index)?;
+        let source = Source::of(mount, idmaps::shown(call, index));
+        builder
+            .place(mount, source.as_ref(), ready)
+            .at_item(Step::Mount, index)?;
     }
     Ok(())
 }
@@ -184,33 +146,35 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn place(&self, mount: &Mount, prepared: Option<OwnedFd>) -> Result<(), Errno> {
+    fn place(
+        &self,
+        mount: &Mount,
+        source: Option<&Source<'_>>,
+        prepared: Option<OwnedFd>,
+    ) -> Result<(), Errno> {
+        let open = || source.ok_or(Errno::EINVAL)?.open();
         match mount {
             Mount::Bind {
-                source,
                 target,
                 directory,
                 writable,
                 exec,
-                identity,
                 ..
             } => {
                 let tree = match prepared {
                     Some(tree) => tree,
-                    None => sys::clone_tree(open_source(source, *identity)?.as_fd(), *directory)?,
+                    None => sys::clone_tree(open()?.as_fd(), *directory)?,
                 };
                 restrict(&tree, *writable, *exec, *directory)?;
                 self.attach(&tree, target, *directory)
             }
             Mount::Guarded {
-                source,
                 target,
                 exec,
-                identity,
                 blocked,
                 ..
             } => {
-                let source = open_source(source, *identity)?;
+                let source = open()?;
                 let work = prepared.ok_or(Errno::EINVAL)?;
                 let overlay = self.overlay(&source, &work, blocked, *exec)?;
                 self.attach(&overlay, target, true)?;
@@ -247,18 +211,7 @@ impl Builder<'_> {
                 pts.set(c"mode", c"0620")?;
                 self.attach(&pts.mount(NOSUID | NOEXEC)?, target, true)
             }
-            Mount::Queues { target } => match FileSystem::open(c"mqueue") {
-                Ok(queues) => {
-                    let tree = queues.mount(RDONLY | NOSUID | NODEV | NOEXEC)?;
-                    self.attach(&tree, target, true)
-                }
-                // A kernel without queues.
-                Err(Errno::ENODEV) => {
-                    let (parent, name) = self.parent_in_root(target)?;
-                    mkdirat(parent, name.as_c_str(), Mode::from_bits_truncate(0o755))
-                }
-                Err(error) => Err(error),
-            },
+            Mount::Queues { target } => self.queues(target),
             Mount::Device { source, target } => {
                 let tree = sys::clone_tree(open_source(source, None)?.as_fd(), false)?;
                 let set = RDONLY | NOSUID | NOEXEC;
@@ -280,10 +233,7 @@ impl Builder<'_> {
                 let (parent, name) = self.parent_in_root(target)?;
                 create_file(parent.as_fd(), &name, contents, *mode)
             }
-            Mount::Directory { target, mode } => {
-                let (parent, name) = self.parent_in_root(target)?;
-                mkdirat(parent, name.as_c_str(), Mode::from_bits_truncate(*mode))
-            }
+            Mount::Directory { target, mode } => self.directory(target, *mode),
             Mount::Symlink { target, link } => {
                 let (parent, name) = self.parent_in_root(target)?;
                 nix::unistd::symlinkat(link, parent, name.as_c_str())
@@ -291,6 +241,24 @@ impl Builder<'_> {
             Mount::Mask { target, directory } => self.mask(target, *directory),
             Mount::Protect { target } => self.protect(target, RDONLY),
             Mount::Pin { target } => self.protect(target, 0),
+        }
+    }
+
+    fn directory(&self, target: &Path, mode: u32) -> Result<(), Errno> {
+        let (parent, name) = self.parent_in_root(target)?;
+        mkdirat(parent, name.as_c_str(), Mode::from_bits_truncate(mode))
+    }
+
+    /// The message queues of this process's IPC namespace.
+    fn queues(&self, target: &Path) -> Result<(), Errno> {
+        match FileSystem::open(c"mqueue") {
+            Ok(queues) => {
+                let tree = queues.mount(RDONLY | NOSUID | NODEV | NOEXEC)?;
+                self.attach(&tree, target, true)
+            }
+            // A kernel without queues; the Landlock rule wants a place all the same.
+            Err(Errno::ENODEV) => self.directory(target, 0o755),
+            Err(error) => Err(error),
         }
     }
 
@@ -437,7 +405,7 @@ impl Builder<'_> {
 }
 
 /// Opens a path of the host, which must name no link and still be what was checked.
-fn open_source(source: &Path, identity: Option<Identity>) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_source(source: &Path, identity: Option<Identity>) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)

@@ -81,6 +81,7 @@ pub struct Confirmed {
 pub enum Step {
     Decode,
     Clone,
+    ShowOwner,
     MapIds,
     Cgroup,
     ParentDeathSignal,
@@ -115,6 +116,7 @@ impl Step {
         match self {
             Self::Decode => "read its orders",
             Self::Clone => "create the namespaces",
+            Self::ShowOwner => "show a directory of the host as the cell's own",
             Self::MapIds => "map the user and group ids",
             Self::Cgroup => "enter its cgroup",
             Self::ParentDeathSignal => "bind its life to its parent's",

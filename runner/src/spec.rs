@@ -68,6 +68,8 @@ pub struct Call {
     pub cwd: PathBuf,
     /// The user and group that the cell has on the host; the user is never 0.
     pub host: Ids,
+    /// What the call found out about mounts of the template's.
+    pub shown: Vec<Shown>,
     /// Mounts on top of the template's: the workspace, a path argument, protected paths.
     pub mounts: Vec<Mount>,
     /// Landlock rules on top of the template's.
@@ -204,6 +206,17 @@ pub enum Mount {
         /// The directory; it must exist.
         target: PathBuf,
     },
+}
+
+/// What one call found out about a bind of the template's. It holds in place of what the bind says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Which mount: its index in the template.
+    pub mount: u32,
+    /// Device and inode that the source must still have.
+    pub identity: Identity,
+    /// The owner on disk who is shown as the cell's user, as in [`Mount::Bind`].
+    pub owner: Option<Ids>,
 }
 
 /// Identity of a file: device and inode as in `stat(2)`.

@@ -20,6 +20,7 @@ use crate::ids::{Assigned, HostIds};
 use crate::launch::{Grounds, Launcher};
 use crate::outcome::{Enforced, Outcome, Tier};
 use crate::service::{Asker, Run, Running, Start, Stream};
+use crate::shown::{self, Viewer};
 use crate::streams::{self, Kept, Listeners, OutputLimit};
 use crate::supervise::{self, Watch, Watched};
 use crate::verdict::{self, Evidence};
@@ -108,8 +109,8 @@ impl Cells {
         let Prepared {
             places,
             assigned,
+            call,
             cgroup,
-            ..
         } = prepared;
 
         let (files, left_out) = collect(start, &compiled, &watched, begun);
@@ -129,6 +130,7 @@ impl Cells {
 
         let evidence = Evidence {
             watched,
+            mounts: call.mounts,
             events,
             denials,
             left_out,
@@ -163,8 +165,14 @@ impl Cells {
             )
             .map_err(Refused::because)?;
         let host = run_as(&places, &assigned);
+        let viewer = Viewer {
+            host,
+            as_root: self.ids.is_range(),
+        };
+        let shown = shown::look(compiled.shown(), viewer).map_err(Refused::because)?;
         let facts = CallFacts {
             host,
+            shown,
             workspace: places.workspace.clone(),
             grants: places.grants.clone(),
             protect: places.protect.clone(),

@@ -29,6 +29,7 @@ pub mod results;
 pub mod scan;
 pub mod server;
 pub mod service;
+pub mod shown;
 pub mod streams;
 pub mod supervise;
 pub mod tool;

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use profiles::resolve::Limits;
 use runner::report::{End, SetupFailure, Step};
+use runner::spec::Mount;
 
 use crate::cgroup;
 use crate::denials::Recorded;
@@ -18,6 +19,8 @@ use crate::supervise::{Ending, Watched};
 pub struct Evidence {
     /// What the watch saw.
     pub watched: Watched,
+    /// What the call mounted beyond its profile.
+    pub mounts: Vec<Mount>,
     /// What the cgroup counted.
     pub events: cgroup::Events,
     /// What was denied.
@@ -42,6 +45,7 @@ pub fn refused(start: &Start, reason: String) -> Outcome {
 pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
     let Evidence {
         watched,
+        mounts,
         events,
         mut denials,
         left_out,
@@ -51,6 +55,7 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
     let (status, reason) = judge(
         start,
         &watched,
+        &mounts,
         exceeded::cause(&watched, events),
         &limits_hit,
     );
@@ -158,11 +163,12 @@ fn blank(start: &Start, status: Status) -> Outcome {
 fn judge(
     start: &Start,
     watched: &Watched,
+    mounts: &[Mount],
     cause: Option<Ending>,
     limits_hit: &[(Ending, Denial)],
 ) -> (Status, String) {
     if let Some(failure) = watched.failure {
-        return setup(start, failure);
+        return setup(start, failure, mounts);
     }
     if let Some(cause) = cause {
         return exceeded::verdict(cause, limits_hit);
@@ -179,16 +185,21 @@ fn judge(
 }
 
 /// A cell that was never finished, or a program that could not be executed in it.
-fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
+fn setup(start: &Start, failure: SetupFailure, added: &[Mount]) -> (Status, String) {
     let compiled = &start.tool.compiled;
     let errno = Errno::from_raw(failure.errno);
     if failure.step == Step::Exec {
         return not_executed(start, errno);
     }
     let index = failure.index as usize;
+    let mut mounts = compiled.template.mounts.iter().chain(added);
+    if let Some((what, hint)) = mounts.nth(index).and_then(|mount| unshown(mount, failure)) {
+        let reason = format!("the cell could not {what}; hint: {hint}");
+        return (Status::SetupFailed, reason);
+    }
     let item = match failure.step {
         Step::Mount => {
-            let mount = compiled.template.mounts.get(index);
+            let mount = compiled.template.mounts.iter().chain(added).nth(index);
             mount
                 .map(|mount| format!(" ({mount:?})"))
                 .unwrap_or_default()
@@ -221,6 +232,37 @@ fn setup(start: &Start, failure: SetupFailure) -> (Status, String) {
             "the cell could not {what}{item}: {why}; hint: `toolcell doctor` says what this host lacks"
         ),
     )
+}
+
+/// What is wrong with a path of the host that could not be shown, and what mends it.
+fn unshown(mount: &Mount, failure: SetupFailure) -> Option<(String, &'static str)> {
+    let Mount::Bind { source, .. } = mount else {
+        return None;
+    };
+    let path = source.display();
+    match (failure.step, Errno::from_raw(failure.errno)) {
+        (Step::ShowOwner, Errno::EINVAL) => Some((
+            format!(
+                "show `{path}` as its own user's: its file system, or one that is mounted beneath \
+                 it, has no idmapped mounts"
+            ),
+            "keep it on ext4, xfs, btrfs or tmpfs, or run toolcell as the user who owns it",
+        )),
+        (Step::ShowOwner, errno) => Some((
+            format!("show `{path}` as its own user's: {}", errno.desc()),
+            "run toolcell as the user who owns it",
+        )),
+        (Step::Mount, Errno::EACCES) => Some((
+            format!("mount `{path}`: its user may not get there"),
+            "what a profile lists by its path keeps the kernel's permissions; give the directory as \
+             a root, or open the way to it",
+        )),
+        (Step::Mount, Errno::ESTALE) => Some((
+            format!("mount `{path}`: another file has taken its place meanwhile"),
+            "call again",
+        )),
+        _ => None,
+    }
 }
 
 /// A program that could not be executed in a cell that was built.

@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 use crate::dirs;
 use crate::ids::Assigned;
 use crate::marks::Marks;
+use crate::shown::Viewer;
 
 /// Directory in the state directory with the overlays' own.
 const OVERLAYS: &str = "overlays";
@@ -121,9 +122,13 @@ impl Workspaces {
         as_root: bool,
     ) -> Result<Places, WorkspaceError> {
         let own = |owner: Ids| as_root && owner != assigned.ids;
+        let viewer = Viewer {
+            host: assigned.ids,
+            as_root,
+        };
         let grants = grants
             .iter()
-            .map(|grant| open_grant(grant, own))
+            .map(|grant| open_grant(grant, viewer))
             .collect::<Result<_, _>>()?;
         let directory = match &profile.workspace {
             Workspace::Ephemeral { .. } | Workspace::None => None,
@@ -310,7 +315,7 @@ fn lock_dead(work: &Path) -> Option<File> {
 }
 
 /// Opens what a path argument names.
-fn open_grant(grant: &Grant, own: impl Fn(Ids) -> bool) -> Result<GrantFact, WorkspaceError> {
+fn open_grant(grant: &Grant, viewer: Viewer) -> Result<GrantFact, WorkspaceError> {
     let failed = |what: String| WorkspaceError::Argument {
         argument: grant.argument.clone(),
         what,
@@ -358,6 +363,7 @@ fn open_grant(grant: &Grant, own: impl Fn(Ids) -> bool) -> Result<GrantFact, Wor
     };
     let source = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd()))
         .map_err(|error| failed(io_text(&error)))?;
+    let owner = viewer.owner(&source, owner);
     Ok(GrantFact {
         source,
         identity: Identity {
@@ -365,7 +371,7 @@ fn open_grant(grant: &Grant, own: impl Fn(Ids) -> bool) -> Result<GrantFact, Wor
             ino: stat.st_ino,
         },
         directory,
-        owner: own(owner).then_some(owner),
+        owner,
     })
 }
 
@@ -446,7 +452,9 @@ fn mount_id(file: &OwnedFd) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("the kernel does not say which mount it is on"))
 }
 
-fn lookup(error: Errno) -> String {
+/// What went wrong in looking up a path without links.
+#[must_use]
+pub fn lookup(error: Errno) -> String {
     match error {
         Errno::ELOOP => "a symbolic link is in its path, and none is followed".to_owned(),
         Errno::EXDEV => "it leads out of its root".to_owned(),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use runner::spec::{Call, Identity, Ids, LANDLOCK_RULES_MAX, LandlockRule, MOUNTS_MAX, Mount};
+use runner::spec::{
+    Call, Identity, Ids, LANDLOCK_RULES_MAX, LandlockRule, MOUNTS_MAX, Mount, Shown,
+};
 use thiserror::Error;
 
 use crate::paths;
@@ -20,6 +22,8 @@ pub struct CallFacts {
     pub host: Ids,
     /// The workspace's directory, for a named or a host workspace.
     pub workspace: Option<WorkspaceFact>,
+    /// One fact for each path within a root ([`Compiled::shown`]), in their order.
+    pub shown: Vec<ShownFact>,
     /// One fact for each of the plan's grants, in their order.
     pub grants: Vec<GrantFact>,
     /// One fact for each path that the profile protects, for a named or a host workspace.
@@ -37,6 +41,15 @@ pub struct WorkspaceFact {
     pub owner: Option<Ids>,
     /// An empty directory on the same mount, for protecting paths that do not exist.
     pub work: Option<PathBuf>,
+}
+
+/// What is at a path within a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownFact {
+    /// What it was when it was opened.
+    pub identity: Identity,
+    /// Its owner, if the cell's user is another and shall appear as the owner.
+    pub owner: Option<Ids>,
 }
 
 /// What a call's path argument turned out to be.
@@ -89,6 +102,14 @@ pub enum CallError {
         /// How many there are.
         expected: usize,
     },
+    /// The number of facts is not the number of paths within roots.
+    #[error("{found} paths within roots were opened, expected {expected}")]
+    Shown {
+        /// How many were opened.
+        found: usize,
+        /// How many there are.
+        expected: usize,
+    },
     /// What was opened is not beneath the argument's root.
     #[error("the path of argument `/{argument}` leads out of its root")]
     Outside {
@@ -135,6 +156,7 @@ impl Compiled {
         if facts.host.uid == 0 {
             return Err(CallError::RootUser);
         }
+        let shown = self.shown_by(facts)?;
         let mut mounts = Vec::new();
         let mut rules = Vec::new();
         self.add_workspace(facts, &mut mounts, &mut rules)?;
@@ -160,9 +182,28 @@ impl Compiled {
             env: plan.env.clone(),
             cwd: plan.cwd.clone(),
             host: facts.host,
+            shown,
             mounts,
             rules,
         })
+    }
+
+    /// What the call found out about the binds of the template's that are within roots.
+    fn shown_by(&self, facts: &CallFacts) -> Result<Vec<Shown>, CallError> {
+        if facts.shown.len() != self.shown.len() {
+            return Err(CallError::Shown {
+                found: facts.shown.len(),
+                expected: self.shown.len(),
+            });
+        }
+        let pairs = self.shown.iter().zip(&facts.shown);
+        Ok(pairs
+            .map(|(shown, fact)| Shown {
+                mount: shown.mount,
+                identity: fact.identity,
+                owner: fact.owner,
+            })
+            .collect())
     }
 
     fn add_workspace(

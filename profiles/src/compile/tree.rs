@@ -7,7 +7,7 @@ use runner::spec::{LandlockRule, Mount};
 
 use crate::diagnostics::{Diagnostic, Kind, Problems};
 use crate::host::{Host, PathFact};
-use crate::resolve::{ALIASES, LOADERS, PathRule, Place, Resolved, Workspace};
+use crate::resolve::{ALIASES, LOADERS, PathRule, Place, Resolved, Workspace, is_the_systems};
 
 use super::covers::covers;
 use super::landlock::{Rights, Use};
@@ -54,6 +54,8 @@ pub(super) struct Tree {
     allowed: BTreeMap<PathBuf, Allowed>,
     /// Which of them are directories.
     directories: BTreeSet<PathBuf>,
+    /// Which of them are roots, listed as such.
+    roots: BTreeSet<PathBuf>,
     /// Paths by which the profile, or a program, names things: where they are links, the cell has
     /// the same links.
     named: BTreeSet<PathBuf>,
@@ -142,6 +144,9 @@ impl Tree {
         if directory {
             self.directories.insert(canonical.clone());
         }
+        if matches!(rule.place, Place::Root(_)) {
+            self.roots.insert(canonical.clone());
+        }
         let allowed = self.allowed.entry(canonical).or_default();
         allowed.execute |= what == Use::Execute;
         allowed.write |= what == Use::Write;
@@ -206,11 +211,22 @@ impl Tree {
                 .ancestors()
                 .skip(1)
                 .find_map(|ancestor| mounted.get(ancestor));
-            if around != Some(&allowed.mounted()) {
+            // A root has an owner of its own, so it is a mount of its own.
+            if around != Some(&allowed.mounted()) || self.is_shown_root(path) {
                 mounted.insert(path, allowed.mounted());
             }
         }
         mounted
+    }
+
+    fn is_shown_root(&self, path: &Path) -> bool {
+        self.roots.contains(path) && !is_the_systems(path)
+    }
+
+    /// Whether what is at a path is shown to the cell as its own: within a root, which somebody gave
+    /// to be worked on, and not by being listed by its path. Who owns it is for each call to find out.
+    pub(super) fn is_shown(&self, path: &Path) -> bool {
+        path.ancestors().any(|above| self.is_shown_root(above))
     }
 
     pub(super) fn binds(&self) -> Vec<Mount> {

@@ -287,12 +287,25 @@ fn host(path: &str, origin: &Origin) -> Result<Workspace, Diagnostic> {
     Ok(Workspace::Host { path })
 }
 
+/// Trees of the system. They hold more than work, and what of them is meant for everybody is open
+/// to everybody: so no cell sees them as its own, whoever names them.
+const THE_SYSTEMS: [&str; 12] = [
+    "/proc", "/sys", "/dev", "/etc", "/usr", "/boot", "/bin", "/sbin", "/lib", "/lib32", "/lib64",
+    "/libx32",
+];
+
+/// Whether a path lies in a tree of the system's, where the kernel's permissions hold for a cell as
+/// for every other user, also where it is named by a root or an argument.
+#[must_use]
+pub fn is_the_systems(path: &Path) -> bool {
+    THE_SYSTEMS.iter().any(|tree| path.starts_with(tree))
+}
+
 /// Refuses directories of the host that hold more than work.
 pub(crate) fn check_workspace_path(path: &Path, origin: &Origin) -> Result<(), Diagnostic> {
-    let refused = ["/proc", "/sys", "/dev", "/etc", "/usr", "/boot"];
     // As a whole, that is: beneath it people do keep work.
     let whole = ["/", "/run", "/var/run"].map(Path::new);
-    if !whole.contains(&path) && !refused.iter().any(|refused| path.starts_with(refused)) {
+    if !whole.contains(&path) && !is_the_systems(path) {
         return Ok(());
     }
     let message = format!("`{}` cannot be a workspace", path.display());

@@ -62,8 +62,10 @@ fn many_named_queues(arguments: &[String]) -> Found {
     let most: u32 = number(arguments, 1);
     for made in 0..most {
         let name = names::text(&format!("{}-{made}", argument(arguments, 0)));
-        if let Err(errno) = syscall!(libc::SYS_mq_open, name.as_c_str(), flags, EVERYONE, 0) {
-            return Ok(format!("{made} {errno:?}"));
+        match syscall!(libc::SYS_mq_open, name.as_c_str(), flags, EVERYONE, 0) {
+            Ok(_) => {}
+            Err(errno) if made == 0 => return Err(errno),
+            Err(errno) => return Ok(format!("{made} {errno:?}")),
         }
     }
     Ok(most.to_string())
