@@ -20,7 +20,8 @@ const FIRST_PROCESS: u64 = 1;
 
 /// Core dumps: none. With 0 the kernel still hands the memory of a crashed tool to the program that
 /// `core_pattern` names, which runs as root on the host and keeps it there; 1 is its special value
-/// for not doing that, and too small for a file (`fs/coredump.c`).
+/// for not doing that, and too small for a file (`fs/coredump.c`). No limit keeps it from a socket that
+/// `core_pattern` names with `@`, since Linux 6.16.
 const CORE_BYTES: u64 = 1;
 
 pub(super) fn rlimits(limits: &Limits, tier: Tier) -> Vec<Rlimit> {
