@@ -23,6 +23,7 @@ use crate::resolve::{
 
 mod call;
 mod covers;
+mod exceptions;
 mod landlock;
 mod plan;
 mod planted;
@@ -31,6 +32,7 @@ mod skeleton;
 mod tree;
 
 pub use call::{CallError, CallFacts, GrantFact, ProtectFact, ProtectState, WorkspaceFact};
+pub use exceptions::{Exception, ExceptionKind};
 pub use landlock::{ABI_MAX, Rights};
 pub use plan::{Existence, Grant, PathAccess, Plan, Want, WantKind};
 
@@ -75,6 +77,8 @@ pub struct Compiled {
     rights: Rights,
     /// The roots without links in their paths.
     roots: BTreeMap<String, PathBuf>,
+    /// The rules that take something away again, to name in a denial.
+    pub exceptions: Vec<Exception>,
     /// What is covered, and whether it is a directory.
     denied: Vec<(PathBuf, bool)>,
     /// Where programs can be executed.
@@ -151,6 +155,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         policy,
         input,
         rights,
+        exceptions: exceptions::exceptions(resolved, host, &roots, &denied),
         roots,
         denied,
     })
@@ -340,6 +345,8 @@ fn policy(resolved: &Resolved, host: &Host, problems: &mut Problems) -> Option<(
             .iter()
             .any(|rule| resolved.is_writable(&rule.place)),
         explain_paths: resolved.explain.paths.into(),
+        // With hosts to reach, the resolver and the watcher of the cell's packets say it all.
+        explain_network: (host.notify && resolved.network.is_none()).into(),
     };
     let assembled = Policy::new(&resolved.syscalls, &facts)
         .and_then(|policy| policy.assemble().map(|filter| (filter, policy)));
