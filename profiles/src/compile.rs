@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::arguments::{ArgumentError, Arguments, InputSchema};
 use crate::diagnostics::{Diagnostic, Diagnostics, Kind, Problems};
 use crate::filter::{FilterFacts, Policy};
-use crate::host::{Arch, Host, PathFact};
+use crate::host::{Arch, Host, PathFact, Tier};
 use crate::resolve::{
     Place, Resolved, SHM, TMP, WORK, Workspace, check_host_path, check_workspace_path,
 };
@@ -144,6 +144,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         rlimits: rlimits::rlimits(&resolved.limits, host.tier),
         network: Network::None,
         handed_back: handed_back(resolved),
+        system_v_counted: host.tier == Tier::Rlimits,
     };
     problems.or(Compiled {
         digest: profile_digest(resolved),

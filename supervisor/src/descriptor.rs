@@ -20,21 +20,31 @@ pub fn watch(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<Owne
     AsyncFd::with_interest(descriptor, interest)
 }
 
-/// A copy of another process's descriptor (pidfd_getfd(2), Linux 5.6), to be looked at and closed at
-/// once: nothing is read from it, written to it or set on it. `id` may also be a thread's.
-#[must_use]
-pub fn of_process(id: i32, descriptor: RawFd) -> Option<OwnedFd> {
-    // What a tool says is its descriptor may be any number.
-    if id <= 0 || descriptor < 0 {
-        return None;
+/// Another process or thread, whose descriptors can be copied (pidfd_getfd(2), Linux 5.6), to be
+/// looked at and closed at once: nothing is read from them, written to them or set on them.
+#[derive(Debug)]
+pub struct Other(OwnedFd);
+
+impl Other {
+    /// Opens it by its id.
+    #[must_use]
+    pub fn open(id: i32) -> Option<Self> {
+        let own = Pid::from_raw(id.max(0))?;
+        // `PIDFD_THREAD`, Linux 6.9; a thread's table of descriptors may be its own.
+        let thread = PidfdFlags::from_bits_retain(nix::libc::O_EXCL.cast_unsigned());
+        let opened = pidfd_open(own, thread).or_else(|_| {
+            let process = process_of(id).ok_or(rustix::io::Errno::SRCH)?;
+            pidfd_open(process, PidfdFlags::empty())
+        });
+        opened.ok().map(Self)
     }
-    // `PIDFD_THREAD`, Linux 6.9; a thread's table of descriptors may be its own.
-    let thread = PidfdFlags::from_bits_retain(nix::libc::O_EXCL.cast_unsigned());
-    let process = pidfd_open(Pid::from_raw(id)?, thread).or_else(|_| {
-        let process = process_of(id).ok_or(rustix::io::Errno::SRCH)?;
-        pidfd_open(process, PidfdFlags::empty())
-    });
-    pidfd_getfd(process.ok()?, descriptor, PidfdGetfdFlags::empty()).ok()
+
+    /// A copy of one of its descriptors; what a tool says is one may be any number.
+    #[must_use]
+    pub fn copy(&self, descriptor: RawFd) -> Option<OwnedFd> {
+        let number = (descriptor >= 0).then_some(descriptor)?;
+        pidfd_getfd(&self.0, number, PidfdGetfdFlags::empty()).ok()
+    }
 }
 
 /// The process of a thread (proc_pid_status(5)).

@@ -14,7 +14,7 @@ use profiles::filter::addresses::AddressCall;
 use runner::sys;
 
 use super::{Allowed, memory, paths};
-use crate::descriptor;
+use crate::descriptor::Other;
 use crate::outcome::{Denial, DenialKind};
 
 /// Longest address (`struct sockaddr_storage`).
@@ -209,7 +209,7 @@ impl Look<'_> {
     fn socket(&self) -> Option<OwnedFd> {
         // The kernel looks at the low 32 bits only.
         let number = u32::try_from(self.call.arguments[0] & u64::from(u32::MAX)).ok()?;
-        descriptor::of_process(self.pid, number.cast_signed())
+        Other::open(self.pid)?.copy(number.cast_signed())
     }
 
     fn kind(&self) -> Option<SockType> {
