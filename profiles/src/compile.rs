@@ -16,13 +16,14 @@ use sha2::{Digest, Sha256};
 use crate::arguments::{ArgumentError, Arguments, InputSchema};
 use crate::diagnostics::{Diagnostic, Diagnostics, Kind, Problems};
 use crate::filter::{FilterFacts, Policy};
-use crate::host::{Arch, Host, PathFact};
+use crate::host::{Arch, Host, PathFact, Tier};
 use crate::resolve::{
     Place, Resolved, SHM, TMP, WORK, Workspace, check_host_path, check_workspace_path,
 };
 
 mod call;
 mod covers;
+mod exceptions;
 mod landlock;
 mod plan;
 mod planted;
@@ -33,6 +34,7 @@ mod tree;
 pub use call::{
     CallError, CallFacts, GrantFact, ProtectFact, ProtectState, ShownFact, WorkspaceFact,
 };
+pub use exceptions::{Exception, ExceptionKind};
 pub use landlock::{ABI_MAX, Rights};
 pub use plan::{Existence, Grant, PathAccess, Plan, Want, WantKind};
 
@@ -79,6 +81,8 @@ pub struct Compiled {
     roots: BTreeMap<String, PathBuf>,
     /// What is shown to the cell as its own, and must be looked at before each call.
     shown: Vec<Shown>,
+    /// The rules that take something away again, to name in a denial.
+    pub exceptions: Vec<Exception>,
     /// What is covered, and whether it is a directory.
     denied: Vec<(PathBuf, bool)>,
     /// Where programs can be executed.
@@ -156,6 +160,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         rlimits: rlimits::rlimits(&resolved.limits, host.tier),
         network: Network::None,
         handed_back: handed_back(resolved),
+        system_v_counted: host.tier == Tier::Rlimits,
     };
     problems.or(Compiled {
         digest: profile_digest(resolved),
@@ -168,6 +173,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         policy,
         input,
         rights,
+        exceptions: exceptions::exceptions(resolved, host, &roots, &denied),
         roots,
         denied,
     })
@@ -380,6 +386,8 @@ fn policy(resolved: &Resolved, host: &Host, problems: &mut Problems) -> Option<(
             .iter()
             .any(|rule| resolved.is_writable(&rule.place)),
         explain_paths: resolved.explain.paths.into(),
+        // With hosts to reach, the resolver and the watcher of the cell's packets say it all.
+        explain_network: (host.notify && resolved.network.is_none()).into(),
     };
     let assembled = Policy::new(&resolved.syscalls, &facts)
         .and_then(|policy| policy.assemble().map(|filter| (filter, policy)));

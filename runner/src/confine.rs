@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 
 use crate::report::{Confirmed, Report, SetupFailure, Step};
-use crate::spec::{Call, Template};
+use crate::spec::{Call, SYSTEM_V_LISTS, Template};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::CgroupEntry;
 use crate::{descriptors, init, landlock, limits, mounts, namespaces, network, seccomp, wire};
@@ -136,11 +136,22 @@ fn build(cell: &mut Cell<'_>) -> Result<i32, SetupFailure> {
     }
 }
 
-/// Gives the supervisor the directories that it measures and collects from.
+/// Gives the supervisor the directories that it measures and collects from, and the lists that it
+/// counts by.
 fn hand_back(cell: &Cell<'_>, root: &OwnedFd) -> Result<(), SetupFailure> {
     let mut directories = Vec::with_capacity(cell.template.handed_back.len());
     for (index, path) in cell.template.handed_back.iter().enumerate() {
         directories.push(mounts::open_beneath(root, path).at_item(Step::HandBack, index)?);
+    }
+    if cell.template.system_v_counted {
+        for path in SYSTEM_V_LISTS {
+            match mounts::open_list(root, path) {
+                Ok(list) => directories.push(list),
+                // A kernel without System V objects.
+                Err(Errno::ENOENT) => break,
+                Err(error) => return Err(error).at_item(Step::HandBack, directories.len()),
+            }
+        }
     }
     let borrowed: Vec<_> = directories.iter().map(AsFd::as_fd).collect();
     send(&cell.socket, &Report::Built, &borrowed).at(Step::HandBack)

@@ -138,6 +138,16 @@ pub(crate) fn open_beneath(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno
     openat2(root, path, how)
 }
 
+/// Opens one of the kernel's lists for reading, while nothing else than what this process has made is
+/// in the root.
+pub(crate) fn open_list(root: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC)
+        .resolve(resolve);
+    openat2(root, path, how)
+}
+
 struct Builder<'a> {
     root: &'a OwnedFd,
     /// Devices of the root's file system and of those that this cell alone has: mount points are

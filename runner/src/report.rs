@@ -18,7 +18,8 @@ pub enum Report {
     /// From the launcher or the cell: it could not be built, and is gone or on its way.
     Failed(SetupFailure),
     /// From the cell's first process: the root is complete; the descriptors of the template's
-    /// `handed_back` directories come along.
+    /// `handed_back` directories come along, and then those of the lists of System V objects if the
+    /// template wants them counted and the kernel has them.
     Built,
     /// From the process that is about to exec the tool, with what it read back from the kernel; the
     /// seccomp listener comes along if the filter notifies.

@@ -55,7 +55,18 @@ pub struct Template {
     /// Directories in the cell, in this order, whose descriptors go to the supervisor, so that it can
     /// measure them (`fstatvfs(3)`) and collect files from them after the call.
     pub handed_back: Vec<PathBuf>,
+    /// Whether the cell's lists of System V objects ([`SYSTEM_V_LISTS`]) go to the supervisor too, so
+    /// that it can count what no control group counts.
+    pub system_v_counted: bool,
 }
+
+/// The lists of a cell's System V shared memory, message queues and semaphores (proc_sysvipc(5)): each
+/// is that of the IPC namespace in which it was opened.
+pub const SYSTEM_V_LISTS: [&str; 3] = [
+    "/proc/sysvipc/shm",
+    "/proc/sysvipc/msg",
+    "/proc/sysvipc/sem",
+];
 
 /// What one call adds to its profile's template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -902,3 +902,29 @@ fn rlimit_number(resource: crate::spec::Resource) -> libc::__rlimit_resource_t {
         Resource::Stack => libc::RLIMIT_STACK,
     }
 }
+
+/// Bytes that wait in a socket, as the kernel accounts them: received and not yet read, and sent and
+/// not yet taken (`SO_MEMINFO`, socket(7)).
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn socket_memory(socket: BorrowedFd<'_>) -> Result<u64> {
+    /// `SK_MEMINFO_RMEM_ALLOC` and `SK_MEMINFO_WMEM_ALLOC` of `SK_MEMINFO_VARS`.
+    const RECEIVED: usize = 0;
+    const SENT: usize = 2;
+    const VARIABLES: usize = 9;
+    let mut values = [0_u32; VARIABLES];
+    let mut length = libc::socklen_t::try_from(size_of_val(&values)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel writes at most `length` bytes to `values`, which has as many, and the length
+    // to `length`; both outlive the call.
+    check(c_long::from(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut values).cast(),
+            &raw mut length,
+        )
+    }))?;
+    Ok(u64::from(values[RECEIVED]) + u64::from(values[SENT]))
+}

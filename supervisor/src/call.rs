@@ -244,20 +244,12 @@ impl Cells {
                 ))
             });
         let recorded = Arc::new(Mutex::new(Recorded::default()));
-        let rules = compiled
-            .template
-            .landlock
-            .rules
-            .iter()
-            .chain(&prepared.call.rules);
         let watched = supervise::watch(Watch {
             cell,
             compiled,
             cgroup: prepared.cgroup.as_ref(),
             output: &output,
-            allowed: Allowed {
-                rules: rules.cloned().collect(),
-            },
+            allowed: Allowed::new(compiled, &prepared.call),
             recorded: Arc::clone(&recorded),
             cancel: start.asker.cancel.clone(),
         })

@@ -5,45 +5,59 @@
 //! memory that the tool can change meanwhile, so nothing is ever decided by it.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-use nix::unistd::Pid;
-use profiles::filter::paths::{Effect, PathCall, Place};
+use profiles::compile::{Compiled, Exception};
 use profiles::filter::{Notification, Policy};
-use profiles::resolve::{SHM, TMP, WORK};
-use runner::spec::LandlockRule;
+use profiles::resolve::WORK;
+use runner::spec::{Call, LandlockRule, Mount};
 use runner::sys::{self, Answer};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::outcome::{Denial, DenialKind};
 
+mod memory;
+mod network;
+mod paths;
+
 /// Most different denials that one call records; further ones are counted together.
 pub const DENIALS_MAX: usize = 64;
-/// Longest path that is read from a tool, with its NUL (`PATH_MAX`).
-const PATH_BYTES_MAX: usize = 4096;
 
-/// What the C library and common programs look for on every start and do well without: naming these
-/// would hide what matters.
-const ROUTINE: [&str; 6] = [
-    "/etc/ld.so.preload",
-    "/etc/selinux/config",
-    "/selinux",
-    "/sys/fs/selinux",
-    "/sys/devices/system/cpu/online",
-    "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size",
-];
-
-/// What the paths that a tool tries are compared with.
+/// What the paths and addresses that a tool tries are compared with.
 #[derive(Debug, Clone)]
 pub struct Allowed {
     /// The cell's Landlock rules, the template's and the call's.
-    pub rules: Vec<LandlockRule>,
+    rules: Vec<LandlockRule>,
+    /// Rules of the profile that take something away again.
+    exceptions: Vec<Exception>,
+    /// What stands in the cell for protected names that do not exist.
+    stubs: Vec<PathBuf>,
+    /// Whether Landlock refuses TCP within the cell too.
+    no_loopback: bool,
+}
+
+impl Allowed {
+    /// What holds for one call of a profile.
+    #[must_use]
+    pub fn new(compiled: &Compiled, call: &Call) -> Self {
+        let landlock = &compiled.template.landlock;
+        let stubs = call.mounts.iter().filter_map(|mount| match mount {
+            Mount::Guarded { blocked, .. } => Some(blocked),
+            _ => None,
+        });
+        Self {
+            rules: landlock.rules.iter().chain(&call.rules).cloned().collect(),
+            exceptions: compiled.exceptions.clone(),
+            stubs: stubs
+                .flatten()
+                .map(|name| PathBuf::from(WORK).join(name))
+                .collect(),
+            no_loopback: landlock.handled_net != 0,
+        }
+    }
 }
 
 /// The denials of one call.
@@ -52,6 +66,8 @@ pub struct Recorded {
     by_kind: BTreeMap<(DenialKind, String), Denial>,
     /// Denials beyond [`DENIALS_MAX`] different ones.
     more: u64,
+    /// Name lookups of which only the connection to a resolver was seen so far.
+    nameless_lookups: u64,
 }
 
 impl Recorded {
@@ -67,9 +83,26 @@ impl Recorded {
         }
     }
 
+    fn add_attempt(&mut self, attempt: network::Attempt) {
+        match attempt {
+            network::Attempt::Denied(denial) => self.add(denial),
+            network::Attempt::Resolver => self.nameless_lookups += 1,
+            network::Attempt::Lookup { name, connected } => {
+                if connected {
+                    self.nameless_lookups = self.nameless_lookups.saturating_sub(1);
+                }
+                self.add(network::lookup(&name));
+            }
+        }
+    }
+
     /// All of them, in a stable order.
     #[must_use]
-    pub fn into_list(self) -> Vec<Denial> {
+    pub fn into_list(mut self) -> Vec<Denial> {
+        let nameless = std::mem::take(&mut self.nameless_lookups);
+        if nameless > 0 {
+            self.add(network::nameless_lookup(nameless));
+        }
         let more = (self.more > 0).then(|| Denial {
             kind: DenialKind::Limit,
             what: format!("more than {DENIALS_MAX} different denials"),
@@ -105,11 +138,12 @@ pub async fn listen(
         }
         match sys::receive_notification(listener.as_fd()) {
             Ok(notification) => {
-                if let Some(denial) = handle(&listener, &notification, policy, allowed) {
-                    recorded
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .add(denial);
+                let attempts = handle(&listener, &notification, policy, allowed);
+                let mut recorded = recorded
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                for attempt in attempts {
+                    recorded.add_attempt(attempt);
                 }
             }
             // The caller was killed between the wake-up and now.
@@ -135,7 +169,7 @@ fn handle(
     call: &sys::Notification,
     policy: &Policy,
     allowed: &Allowed,
-) -> Option<Denial> {
+) -> Vec<network::Attempt> {
     let number = u32::try_from(call.number).unwrap_or(u32::MAX);
     // An answer to a caller that has been killed meanwhile fails, and nobody misses it.
     let answer = |answer| {
@@ -149,38 +183,38 @@ fn handle(
             allow,
         } => {
             answer(Answer::Fail(Errno::from_raw(i32::from(errno.number()))));
-            let allow_with = allow.unwrap_or_default();
-            Some(Denial {
+            vec![network::Attempt::Denied(Denial {
                 kind: DenialKind::Syscall,
                 what,
                 rule,
-                allow_with,
+                allow_with: allow.unwrap_or_default(),
                 count: 1,
-            })
+            })]
         }
         Notification::SealedMemfd => {
             if let Err(error) = give_sealed_memfd(listener, call) {
                 answer(Answer::Fail(error));
             }
-            None
+            vec![]
         }
         Notification::Inspect(path_call) => {
-            let need = need_of(path_call, &call.arguments);
-            let denied = paths_of(call, path_call)
-                .into_iter()
-                .find_map(|path| Some((denied(call.pid, &path, &need, allowed)?, path)));
-            let still_there = sys::notification_is_valid(listener.as_fd(), call.id);
-            answer(Answer::Continue);
-            let (allow_with, path) = denied.filter(|_| still_there)?;
-            Some(Denial {
-                kind: DenialKind::Path,
-                what: format!("{} {}", need.verb, path.display()),
-                rule: format!("no entry of `files.{}` covers it", need.key),
-                allow_with,
-                count: 1,
-            })
+            let denied = paths::look(call, path_call, allowed);
+            let seen = denied.map(network::Attempt::Denied).into_iter().collect();
+            go_on(listener, call, seen)
+        }
+        Notification::InspectAddress(address_call) => {
+            let seen = network::look(call, address_call, allowed);
+            go_on(listener, call, seen)
         }
     }
+}
+
+/// Lets a call go on that was only looked at. What was seen counts if the caller waited meanwhile:
+/// then it was the caller's own memory.
+fn go_on<T>(listener: &AsyncFd<OwnedFd>, call: &sys::Notification, seen: Vec<T>) -> Vec<T> {
+    let still_there = sys::notification_is_valid(listener.as_fd(), call.id);
+    let _ = sys::answer(listener.as_fd(), call.id, Answer::Continue);
+    if still_there { seen } else { vec![] }
 }
 
 /// Answers `memfd_create` with a file that cannot be executed, as executing is allowed beneath the
@@ -203,205 +237,4 @@ fn give_sealed_memfd(listener: &AsyncFd<OwnedFd>, call: &sys::Notification) -> R
         file.as_fd(),
         flags & CLOEXEC != 0,
     )
-}
-
-struct Need {
-    verb: &'static str,
-    /// Key of the profile's `[files]` table.
-    key: &'static str,
-    /// A Landlock right (landlock(7)) that a covering rule has.
-    right: u64,
-}
-
-fn need_of(call: &PathCall, arguments: &[u64; 6]) -> Need {
-    const EXECUTE: u64 = 1;
-    const WRITE_FILE: u64 = 1 << 1;
-    const READ_FILE: u64 = 1 << 2;
-    const READ_DIR: u64 = 1 << 3;
-    if call.effect == Effect::Execute {
-        Need {
-            verb: "execute",
-            key: "exec",
-            right: EXECUTE,
-        }
-    } else if call.writes_with(arguments) {
-        Need {
-            verb: "write",
-            key: "write",
-            right: WRITE_FILE,
-        }
-    } else if call.effect == Effect::Look {
-        Need {
-            verb: "look at",
-            key: "read",
-            right: READ_FILE | READ_DIR,
-        }
-    } else {
-        Need {
-            verb: "read",
-            key: "read",
-            right: READ_FILE | READ_DIR,
-        }
-    }
-}
-
-/// The line that would allow a path which the cell does not have, or has without the rights that are
-/// needed; nothing if it is not denied.
-///
-/// What is absent from a directory that the cell does have is no denial: it is absent for
-/// everybody, or the tool's own affair.
-fn denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> Option<String> {
-    let root = open_root(pid).ok()?;
-    let (found, rest) = nearest(&root, path)?;
-    let absent = !rest.as_os_str().is_empty();
-    if absent && ROUTINE.iter().any(|routine| path == Path::new(routine)) {
-        return None;
-    }
-    let line = || line(need.key, path, &root, &found, absent);
-    if absent && need.key != "write" {
-        return same_device(&root, &found).then(line);
-    }
-    // Reading what leads to an allowed place, such as `/` itself, is part of the cell.
-    let canonical = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
-    let canonical = canonical.join(rest);
-    let leads_on =
-        need.key == "read" && allowed.rules.iter().any(|r| r.path.starts_with(&canonical));
-    (!leads_on && !covers(&allowed.rules, &canonical, need.right)).then(line)
-}
-
-/// The line that lets a path be used; empty if a profile cannot have such a line.
-///
-/// `found` is the nearest there is to the path in the cell.
-fn line(key: &str, path: &Path, root: &OwnedFd, found: &OwnedFd, absent: bool) -> String {
-    let within = |place: &&str| path.starts_with(place);
-    // Beneath one of these there may be something of the host, which has a line of its own.
-    let whole = [WORK, TMP, SHM].into_iter().filter(within).find(|place| {
-        nearest(root, Path::new(place)).is_some_and(|(place, _)| same_device(&place, found))
-    });
-    if let Some(place) = whole {
-        // A profile lists these as a whole, and what it writes it can also read.
-        let key = if key == "exec" { key } else { "write" };
-        return format!("files.{key} = [{place:?}]");
-    }
-    // The cell has its own, and what exists in its own root is generated.
-    let generated = !absent && same_device(root, found);
-    if generated || ["/proc", "/dev"].iter().any(within) {
-        return String::new();
-    }
-    format!("files.{key} = [{:?}]", path.display().to_string())
-}
-
-/// Whether a rule with any of these rights is on the path or on one of its ancestors; the root's own
-/// rule only lets directories be listed.
-fn covers(rules: &[LandlockRule], path: &Path, right: u64) -> bool {
-    rules
-        .iter()
-        .filter(|rule| rule.path != Path::new("/"))
-        .any(|rule| rule.access & right != 0 && path.starts_with(&rule.path))
-}
-
-/// The root directory of a tool's process.
-fn open_root(pid: u32) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
-}
-
-/// The longest part of a path that exists in the cell, and the rest.
-///
-/// Links are followed as the tool would follow them, but never out of the cell, and nothing is
-/// opened for more than its place (`O_PATH`).
-fn nearest(root: &OwnedFd, path: &Path) -> Option<(OwnedFd, PathBuf)> {
-    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(resolve);
-    for ancestor in path.ancestors() {
-        match openat2(root, ancestor, how) {
-            Ok(found) => return Some((found, path.strip_prefix(ancestor).ok()?.to_owned())),
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-            Err(_) => return None,
-        }
-    }
-    None
-}
-
-/// Whether two things are in one file system, and so neither is in something mounted on the other's.
-fn same_device(one: &OwnedFd, other: &OwnedFd) -> bool {
-    let device = |fd: &OwnedFd| nix::sys::stat::fstat(fd).map(|stat| stat.st_dev);
-    device(one).is_ok_and(|one| device(other) == Ok(one))
-}
-
-/// The absolute paths that a call names, as text; those that cannot be read are left out.
-fn paths_of(call: &sys::Notification, path_call: &PathCall) -> Vec<PathBuf> {
-    let pid = i32::try_from(call.pid).unwrap_or(0);
-    path_call
-        .places
-        .iter()
-        .filter_map(|place| {
-            let (base, pointer) = match *place {
-                Place::Plain(path) => ("cwd".to_owned(), call.arguments[usize::from(path)]),
-                Place::At(directory, path) => {
-                    // The kernel looks at the low 32 bits only.
-                    #[allow(clippy::cast_possible_truncation)]
-                    let fd = call.arguments[usize::from(directory)] as u32;
-                    let fd = fd.cast_signed();
-                    let base = if fd == nix::libc::AT_FDCWD {
-                        "cwd".to_owned()
-                    } else {
-                        format!("fd/{fd}")
-                    };
-                    (base, call.arguments[usize::from(path)])
-                }
-            };
-            let text = read_path(pid, pointer)?;
-            if text.is_empty() {
-                return None;
-            }
-            if Path::new(&text).is_absolute() {
-                return Some(normal(Path::new(&text)));
-            }
-            let base = std::fs::read_link(format!("/proc/{pid}/{base}")).ok()?;
-            Some(normal(&base.join(text)))
-        })
-        .collect()
-}
-
-/// A path without `.` and `..`, by its text alone.
-fn normal(path: &Path) -> PathBuf {
-    let mut result = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::ParentDir => {
-                result.pop();
-            }
-            Component::Normal(name) => result.push(name),
-            _ => {}
-        }
-    }
-    result
-}
-
-/// Reads a NUL-terminated string from a tool's memory, page by page so that an unmapped next page
-/// does no harm.
-fn read_path(pid: i32, pointer: u64) -> Option<String> {
-    const PAGE: usize = 4096;
-    let pointer = usize::try_from(pointer).ok()?;
-    let mut text = Vec::new();
-    while text.len() < PATH_BYTES_MAX {
-        let base = pointer.checked_add(text.len())?;
-        let length = (PAGE - base % PAGE).min(PATH_BYTES_MAX - text.len());
-        let mut page = [0; PAGE];
-        let mut local = [std::io::IoSliceMut::new(&mut page[..length])];
-        let remote = [RemoteIoVec { base, len: length }];
-        let count = process_vm_readv(Pid::from_raw(pid), &mut local, &remote).ok()?;
-        if let Some(end) = page[..count].iter().position(|&byte| byte == 0) {
-            text.extend_from_slice(&page[..end]);
-            return Some(String::from_utf8_lossy(&text).into_owned());
-        }
-        if count < length {
-            return None;
-        }
-        text.extend_from_slice(&page[..count]);
-    }
-    None
 }

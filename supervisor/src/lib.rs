@@ -16,6 +16,7 @@ pub mod dirs;
 pub mod disk;
 pub mod exceeded;
 pub mod facts;
+pub mod held;
 pub mod ids;
 pub mod launch;
 pub mod lines;

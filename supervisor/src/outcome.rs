@@ -89,6 +89,9 @@ pub struct Stream {
     pub resource: Option<String>,
 }
 
+/// How [`Denial::allow_with`] begins where a rule must go, not come.
+pub const REMOVE: &str = "remove ";
+
 /// Something the tool tried and was not allowed to do, or a limit it ran into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Denial {
@@ -98,7 +101,8 @@ pub struct Denial {
     pub what: String,
     /// Which rule, or absence of one, denied it.
     pub rule: String,
-    /// The profile line that would allow it; empty if nothing in a profile can.
+    /// The profile line that would allow it, or "remove `…` from `…`" where a rule of the profile
+    /// takes it away; empty if nothing in a profile can.
     pub allow_with: String,
     /// How often.
     pub count: u64,
@@ -114,7 +118,7 @@ pub enum DenialKind {
     Syscall,
     /// The minimal root, a read-only mount or Landlock.
     Path,
-    /// Egress.
+    /// The network namespace, Landlock's ports or egress.
     Network,
     /// A limit of the profile.
     Limit,

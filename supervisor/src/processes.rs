@@ -31,7 +31,7 @@ pub fn sum(first: i32) -> Sum {
 }
 
 /// Visits a process and everything below it, up to [`LOOK_MAX`].
-fn each(first: i32, mut visit: impl FnMut(i32)) {
+pub(crate) fn each(first: i32, mut visit: impl FnMut(i32)) {
     let mut todo = vec![first];
     let mut seen = 0;
     while let Some(pid) = todo.pop() {

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::CellCgroup;
 use crate::denials::{self, Allowed, Recorded};
+use crate::held::{self, SystemV};
 use crate::launch::{Cell, FirstProcess};
 use crate::streams::OutputLimit;
 use crate::{disk, processes};
@@ -111,6 +112,8 @@ struct Course<'a> {
     /// Told when a workspace on the host's disk has grown past the limit.
     grown: Arc<Notify>,
     measuring: Option<AbortOnDropHandle<()>>,
+    /// In the tier without cgroups.
+    system_v: SystemV,
     reports_end: bool,
 }
 
@@ -139,6 +142,7 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
         listener: None,
         grown: Arc::default(),
         measuring: None,
+        system_v: SystemV::default(),
         reports_end: false,
     };
     course.run().await;
@@ -200,6 +204,11 @@ impl Course<'_> {
                 }
             }
             Report::Built => {
+                let mut descriptors = descriptors;
+                let directories = self.watch.compiled.template.handed_back.len();
+                if descriptors.len() > directories {
+                    self.system_v = SystemV::new(descriptors.split_off(directories));
+                }
                 self.result.directories = descriptors;
                 self.measuring = self.watch_disk();
             }
@@ -356,13 +365,17 @@ impl Course<'_> {
             return (0, 0);
         };
         let sum = processes::sum(first.pid);
-        let in_memory: u64 = self
-            .in_memory()
-            .filter_map(|(_, directory)| used_in_memory(directory))
-            .sum();
+        let directories = self.in_memory();
+        let held = held::descriptors(first.pid, self.limits.open_files);
+        let in_memory = held.files
+            + self.system_v.shared_bytes()
+            + directories
+                .filter_map(|(_, directory)| used_in_memory(directory))
+                .sum::<u64>();
+        let kernels = held.buffers + self.system_v.kernel_bytes();
         // What is mapped of a file in memory is shared memory, too, and is not counted twice: a cell
         // may so have up to twice the limit, but is never ended too early.
-        let memory = |shared: u64| sum.anonymous_bytes + shared.max(in_memory);
+        let memory = |shared: u64| sum.anonymous_bytes + shared.max(in_memory) + kernels;
         let mut sampled = memory(sum.shared_bytes);
         if sampled > self.limits.memory {
             sampled = memory(processes::shared_bytes_once(first.pid));

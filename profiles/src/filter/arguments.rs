@@ -137,7 +137,7 @@ const fn none_but(argument: u8, none: u32, all: u32) -> Condition {
 }
 
 /// The argument is the null pointer.
-const fn is_null(argument: u8) -> Condition {
+pub(super) const fn is_null(argument: u8) -> Condition {
     Condition {
         argument,
         width: Width::Whole,

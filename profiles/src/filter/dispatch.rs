@@ -55,7 +55,9 @@ pub(super) fn return_value(action: Action, facts: FilterFacts) -> u32 {
         Action::Pretend => RET_ERRNO,
         Action::Refuse(errno) => RET_ERRNO | u32::from(errno.number()),
         Action::Deny(errno) if !facts.notify => RET_ERRNO | u32::from(errno.number()),
-        Action::Deny(_) | Action::Inspect | Action::SealedMemfd => RET_NOTIFY,
+        Action::Deny(_) | Action::Inspect | Action::InspectAddress | Action::SealedMemfd => {
+            RET_NOTIFY
+        }
     }
 }
 

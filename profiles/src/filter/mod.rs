@@ -10,6 +10,7 @@
 //! list as long as ours installs in 330 µs instead of 85), knows one answer besides the default, cannot notify, and kills
 //! on a foreign architecture. The tests run both programs and hold every answer equal.
 
+pub mod addresses;
 mod arguments;
 mod describe;
 mod dispatch;
@@ -30,6 +31,7 @@ use thiserror::Error;
 
 use crate::host::Arch;
 use crate::syscalls::{self, GroupAction, Syscall};
+use addresses::AddressCall;
 use arguments::{Case, Decision};
 use paths::PathCall;
 
@@ -63,6 +65,9 @@ pub struct FilterFacts {
     pub memfd_exec: bool,
     /// Which calls that name a path are shown to the listener before they go on.
     pub explain_paths: PathNotify,
+    /// Whether calls that name a network address are shown to the listener before they go on; only
+    /// with `notify`, and of Linux 5.5 as well.
+    pub explain_network: AddressNotify,
 }
 
 /// Which calls that name a path are shown to the listener.
@@ -78,6 +83,23 @@ pub enum PathNotify {
     Writes,
     /// All, also those that only read or look.
     All,
+}
+
+/// Whether calls that name a network address are shown to the listener.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressNotify {
+    /// They are not.
+    #[default]
+    Off,
+    /// They are, where the address can be told cheaply; see [`addresses`].
+    On,
+}
+
+impl From<bool> for AddressNotify {
+    fn from(explain: bool) -> Self {
+        if explain { Self::On } else { Self::Off }
+    }
 }
 
 impl From<bool> for PathNotify {
@@ -167,6 +189,8 @@ pub enum Action {
     Deny(Errno),
     /// The listener looks at the path that it names, and lets it go on.
     Inspect,
+    /// The listener looks at the network address that it names, and lets it go on.
+    InspectAddress,
     /// The listener answers with a memory file that is sealed and cannot be executed.
     SealedMemfd,
 }
@@ -232,6 +256,8 @@ pub enum Notification {
     },
     /// A call that names a path: look, and let it go on.
     Inspect(&'static PathCall),
+    /// A call that names a network address: look, and let it go on.
+    InspectAddress(AddressCall),
     /// `memfd_create`: answer with a memory file that is sealed and cannot be executed.
     SealedMemfd,
 }
@@ -350,6 +376,10 @@ impl Policy {
                 }
                 self.denied(syscall, number, arguments, Errno::NotPermitted)
             }
+            Action::InspectAddress => match name.and_then(addresses::by_name) {
+                Some(call) => Notification::InspectAddress(call),
+                None => self.denied(syscall, number, arguments, Errno::NotPermitted),
+            },
             Action::SealedMemfd => Notification::SealedMemfd,
             Action::Deny(errno) | Action::Refuse(errno) => {
                 self.denied(syscall, number, arguments, errno)
@@ -427,9 +457,15 @@ impl Policy {
 const UNKNOWN: Action = Action::Refuse(Errno::NoSystemCall);
 
 /// The decision for an allowed call: its argument check, if it has one, and in the places where that
-/// allows, the inspection of its path.
+/// allows, the inspection of its path or address.
 fn allowed_decision(name: &str, facts: FilterFacts) -> Decision {
     let decision = arguments::check(name, facts).unwrap_or_else(|| Decision::always(Action::Allow));
+    if let Some(call) = addresses::by_name(name)
+        && facts.explain_network == AddressNotify::On
+        && facts.notify
+    {
+        return call.inspected(decision, facts.explain_paths);
+    }
     let Some(call) = paths::by_name(name) else {
         return decision;
     };

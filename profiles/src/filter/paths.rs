@@ -63,6 +63,77 @@ impl PathCall {
             None => self.writes(),
         }
     }
+
+    /// Whether the call, with these arguments, writes only if what it names is not there yet.
+    #[must_use]
+    pub fn creates_only_if_absent(&self, arguments: &[u64; 6]) -> bool {
+        const O_CREAT: u64 = 0o100;
+        self.open_flags
+            .is_some_and(|flags| arguments[usize::from(flags)] & u64::from(OPEN_WRITES) == O_CREAT)
+    }
+
+    /// Whether the last part of its paths, if it is a link, is followed; with flags that say
+    /// otherwise it may not be.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        !matches!(
+            self.name,
+            "unlink"
+                | "unlinkat"
+                | "rmdir"
+                | "rename"
+                | "renameat"
+                | "renameat2"
+                | "link"
+                | "linkat"
+                | "symlink"
+                | "symlinkat"
+                | "mkdir"
+                | "mkdirat"
+                | "mknod"
+                | "mknodat"
+                | "readlink"
+                | "readlinkat"
+                | "lstat"
+                | "lchown"
+                | "lsetxattr"
+                | "lremovexattr"
+                | "lgetxattr"
+                | "llistxattr"
+        )
+    }
+
+    /// Whether the call makes what its path of this index names, so that it fails if that is there.
+    #[must_use]
+    pub fn makes(&self, index: usize) -> bool {
+        match self.name {
+            "mkdir" | "mkdirat" | "mknod" | "mknodat" | "symlink" | "symlinkat" => true,
+            "link" | "linkat" => index == 1,
+            _ => false,
+        }
+    }
+
+    /// Whether the call, with these arguments, renames or removes directories too.
+    #[must_use]
+    pub fn moves(&self, arguments: &[u64; 6]) -> bool {
+        const AT_REMOVEDIR: u64 = 0x200;
+        match self.name {
+            "rename" | "renameat" | "renameat2" | "rmdir" => true,
+            "unlinkat" => arguments[2] & AT_REMOVEDIR != 0,
+            _ => false,
+        }
+    }
+
+    /// Whether the call, with these arguments, asks if a path may be used, and not only for it.
+    #[must_use]
+    pub fn asks_for_access(&self, arguments: &[u64; 6]) -> bool {
+        let mode = match self.name {
+            "access" => arguments[1],
+            "faccessat" | "faccessat2" => arguments[2],
+            _ => 0,
+        };
+        mode & 0o7 != 0
+    }
 }
 
 /// Flags of `open(2)` by any of which it does more than read: `O_WRONLY`, `O_RDWR`, `O_CREAT`,

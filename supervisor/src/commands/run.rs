@@ -13,7 +13,7 @@ use crate::audit::Durability;
 use crate::caller::Caller;
 use crate::catalog::{self, Catalog};
 use crate::commands::{interrupted, serve};
-use crate::outcome::{Denial, Outcome, Status};
+use crate::outcome::{Denial, DenialKind, Outcome, REMOVE, Status};
 use crate::render;
 use crate::service::{Asker, Run};
 use crate::tool::Tool;
@@ -204,21 +204,26 @@ fn explain_on_stderr(outcome: &Outcome) {
 
 fn line(denial: &Denial) -> String {
     let Denial {
+        kind,
         what,
         rule,
         allow_with,
         count,
-        ..
     } = denial;
     let times = if *count > 1 {
         format!(" ({count} times)")
     } else {
         String::new()
     };
-    let mend = if allow_with.is_empty() {
-        "no profile can allow it".to_owned()
+    let mend = if allow_with.starts_with(REMOVE) {
+        format!("; hint: {allow_with}")
+    } else if !allow_with.is_empty() {
+        format!("; hint: `{allow_with}` in the profile would allow it")
+    } else if *kind == DenialKind::Network {
+        // Its rule says what could be listed instead, or that it cannot.
+        String::new()
     } else {
-        format!("`{allow_with}` in the profile would allow it")
+        "; hint: no profile can allow it".to_owned()
     };
-    render::one_line(&format!("denied: {what}{times}: {rule}; hint: {mend}"))
+    render::one_line(&format!("denied: {what}{times}: {rule}{mend}"))
 }

@@ -16,6 +16,7 @@ const X86_64: FilterFacts = FilterFacts {
     unix_sockets: true,
     memfd_exec: false,
     explain_paths: PathNotify::Off,
+    explain_network: AddressNotify::Off,
 };
 
 fn policy(facts: FilterFacts) -> Policy {

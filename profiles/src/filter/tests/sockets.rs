@@ -120,3 +120,80 @@ fn sockets_take_options_but_no_programs_and_no_upper_protocols() {
     // The same number at another level is another option.
     assert_eq!(answer("setsockopt", [3, 41, attach_filter]), Action::Allow);
 }
+
+#[test]
+fn addresses_are_looked_at_where_there_is_no_network_and_nothing_else_changes() {
+    const FAST_OPEN: u64 = 0x2000_0000;
+    let seen = Action::InspectAddress;
+    let watched = FilterFacts {
+        explain_network: AddressNotify::On,
+        ..X86_64
+    };
+    let quiet = policy(watched);
+    assert_eq!(answer_of(&quiet, "connect", [3, 1, 16]), seen);
+    assert_eq!(answer_of(&quiet, "bind", [3, 1, 16]), seen);
+    assert_eq!(answer_of(&quiet, "sendto", [3, 1, 1, 0, 1, 16]), seen);
+    // A pointer of which only the high half is set is none that is null.
+    assert_eq!(answer_of(&quiet, "sendto", [3, 1, 1, 0, 1 << 32, 16]), seen);
+    assert_eq!(answer_of(&quiet, "sendmmsg", [3, 1, 1, 0]), seen);
+    let fast_open = Action::Deny(Errno::NotSupported);
+    assert_eq!(
+        answer_of(&quiet, "sendto", [3, 1, 1, FAST_OPEN, 1, 16]),
+        fast_open
+    );
+    assert_eq!(
+        answer_of(&quiet, "sendmmsg", [3, 1, 1, FAST_OPEN]),
+        fast_open
+    );
+    for (call, arguments) in [
+        ("sendto", [3, 1, 1, 0, 0, 0]),
+        ("sendmsg", [3, 1, 0, 0, 0, 0]),
+        ("listen", [3, 1, 0, 0, 0, 0]),
+        ("write", [3, 1, 1, 0, 0, 0]),
+    ] {
+        assert_eq!(answer_of(&quiet, call, arguments), Action::Allow, "{call}");
+    }
+    let everything = policy(FilterFacts {
+        explain_paths: PathNotify::All,
+        ..watched
+    });
+    assert_eq!(answer_of(&everything, "sendto", [3, 1, 1, 0, 0, 0]), seen);
+    assert_eq!(answer_of(&everything, "sendmsg", [3, 1, 0]), Action::Allow);
+    // With hosts to reach, or nobody to listen, there is nothing to look at.
+    for facts in [
+        X86_64,
+        FilterFacts {
+            notify: false,
+            ..watched
+        },
+    ] {
+        for call in ["connect", "bind", "sendto", "sendmsg", "sendmmsg"] {
+            let answer = answer_of(&policy(facts), call, [3, 1, 1, 0, 1, 16]);
+            assert_eq!(answer, Action::Allow, "{call}");
+        }
+    }
+}
+
+#[test]
+fn the_listener_is_told_which_call_names_an_address_and_a_denied_one_stays_denied() {
+    let watched = FilterFacts {
+        explain_network: AddressNotify::On,
+        ..X86_64
+    };
+    let number = |name| {
+        syscalls::by_name(name)
+            .unwrap()
+            .number(Arch::X86_64)
+            .unwrap()
+    };
+    let plain = policy(watched);
+    let told = plain.classify(number("connect"), &[3, 1, 16, 0, 0, 0]);
+    assert_eq!(
+        told,
+        Notification::InspectAddress(addresses::AddressCall::Connect)
+    );
+    let strict = Policy::new(&rules(&[], &["connect"]), &watched).unwrap();
+    assert_eq!(answer_of(&strict, "connect", [3, 1, 16]), DENIED);
+    let told = strict.classify(number("connect"), &[3, 1, 16, 0, 0, 0]);
+    assert!(matches!(told, Notification::Denied { .. }), "{told:?}");
+}

@@ -105,3 +105,18 @@ fn decisions_on_x86_64_with_writes_explained_and_neither_unix_sockets_nor_memfd(
         ..X86_64
     }));
 }
+
+#[test]
+fn decisions_on_x86_64_with_addresses_explained() {
+    let plain = table(X86_64);
+    let explained = table(FilterFacts {
+        explain_network: AddressNotify::On,
+        ..X86_64
+    });
+    let plain: Vec<&str> = plain.lines().collect();
+    let changed: Vec<&str> = explained
+        .lines()
+        .filter(|line| !plain.contains(line))
+        .collect();
+    insta::assert_snapshot!(changed.join("\n"));
+}
