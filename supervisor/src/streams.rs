@@ -136,8 +136,8 @@ pub struct Kept {
 
 /// Reads a stream to its end.
 ///
-/// It ends when every process that holds it has: the caller sees to that. Nothing beyond the
-/// limit is kept, but it is still read, so that a tool that is being ended does not hang on it.
+/// It ends when every process that holds it has: the caller sees to that. It ends early when whoever
+/// is copied to has gone. Nothing beyond the limit is kept, but it is still read, so that a tool that is being ended does not hang on it.
 pub async fn drain(
     mut from: pipe::Receiver,
     stream: Stream,
@@ -174,7 +174,8 @@ pub async fn drain(
         if let Some(copy) = &mut listeners.copy
             && (copy.write_all(within).await.is_err() || copy.flush().await.is_err())
         {
-            listeners.copy = None;
+            // Nobody reads on. The tool learns of it as it would without a cell: by SIGPIPE.
+            break;
         }
     }
     kept

@@ -99,7 +99,9 @@ fn arguments(service: &Service, args: &Args) -> Result<Value, String> {
                 let kind = schema
                     .and_then(|schema| schema.pointer(&format!("/properties/{key}/type")))
                     .and_then(Value::as_str);
-                object.insert(key.to_owned(), typed(value, kind));
+                if object.insert(key.to_owned(), typed(value, kind)).is_some() {
+                    return Err(format!("`{key}` is given twice"));
+                }
             }
             Ok(Value::Object(object))
         }

@@ -40,8 +40,8 @@ pub struct Args {
     /// Answer with the whole outcome in JSON, and let nothing through to the terminal
     #[arg(long)]
     pub json: bool,
-    /// The command with its arguments
-    #[arg(required = true, last = true, value_name = "CMD")]
+    /// The command with its arguments; everything from its first word on belongs to it
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
 
