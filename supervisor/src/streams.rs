@@ -130,6 +130,8 @@ pub struct Kept {
     spool: Spool,
     /// The whole is longer than the head, and is in the spool.
     spooled: bool,
+    /// Bytes in the spool.
+    in_spool: u64,
     /// Why the rest is lost, if it is.
     lost: Option<String>,
 }
@@ -151,6 +153,7 @@ pub async fn drain(
         bytes: 0,
         spool,
         spooled: false,
+        in_spool: 0,
         lost: None,
     };
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -199,10 +202,12 @@ impl Kept {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if self.lost.is_none()
-            && let Err(error) = self.spool.append(bytes)
-        {
-            self.lost = Some(error.to_string());
+        if self.lost.is_some() {
+            return;
+        }
+        match self.spool.append(bytes) {
+            Ok(()) => self.in_spool += bytes.len() as u64,
+            Err(error) => self.lost = Some(error.to_string()),
         }
     }
 
@@ -228,6 +233,7 @@ impl Kept {
                 text,
                 bytes: self.bytes,
                 truncated,
+                resource_bytes: resource.as_ref().map(|_| self.in_spool),
                 resource,
             },
             self.lost,
