@@ -149,6 +149,12 @@ pub fn with_kept_output(results: &Results, caller: &str, outcome: &mut Outcome) 
             next = part.next;
         }
         kept.truncate(ANSWER_BYTES_MAX);
+        if let Err(error) = std::str::from_utf8(&kept)
+            && error.error_len().is_none()
+        {
+            // A character that the limit cuts through is left out.
+            kept.truncate(error.valid_up_to());
+        }
         let text = String::from_utf8_lossy(&kept);
         if text.len() >= stream.text.len() {
             stream.text = text.into_owned();
