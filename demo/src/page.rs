@@ -159,9 +159,10 @@ fn shown(stream: &Value, last_only: bool) -> Vec<String> {
     };
     if stream["truncated"] == true {
         let bytes = stream["bytes"].as_u64().unwrap_or(0);
+        let kept = stream["resource_bytes"].as_u64().unwrap_or(0);
         lines.truncate(1);
         lines.push(format!(
-            "… {bytes} bytes in all; the rest is at {}",
+            "… {bytes} bytes in all; the first {kept} are at {}",
             word(&stream["resource"])
         ));
     }

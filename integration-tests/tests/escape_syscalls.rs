@@ -143,6 +143,8 @@ table! {
     no_module_is_loaded: "call init_module @ 0 @", EPERM, Fails("ENOEXEC");
     no_module_is_loaded_from_a_file: "call finit_module -1 @ 0", EPERM, Fails("EBADF");
     no_module_is_unloaded: "call delete_module @toolcell 0", EPERM, Fails("ENOENT");
+    no_ports_of_devices_are_opened: "call ioperm 128 1 1", EPERM, Works;
+    no_level_for_every_port_is_taken: "call iopl 3", EPERM, Works;
     no_swap_is_added: "call swapon @/nonexistent 0", EPERM, Fails("ENOENT");
     no_swap_is_removed: "call swapoff @/nonexistent", EPERM, Fails("ENOENT");
     the_machine_is_not_rebooted: "call reboot 0 0 0 0", EPERM, Fails("EINVAL");

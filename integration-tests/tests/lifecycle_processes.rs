@@ -400,6 +400,25 @@ fn run_whose_reader_goes_away_still_ends_its_cell() {
 }
 
 #[test]
+fn run_whose_reader_goes_away_tells_its_tool_as_a_shell_would() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        // Only the end of its reader ends it before the deadline: its output stays within the limit.
+        let profile = world.profile("[limits]\nwall = \"1 min\"\n");
+        let script = "while :; do echo line; sleep 0.01; done";
+        let run = ["run", "--profile", &profile, "--", "/bin/sh", "-c", script];
+        let mut command = world.command(&run);
+        command.stdout(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("toolcell starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it is our child");
+        assert_eq!(output.status.code(), Some(141), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
+#[test]
 fn objects_of_ipc_are_gone_with_the_call() {
     let script = "
 import ctypes, os

@@ -122,6 +122,32 @@ fn the_tools_own_output_passes_through_untouched() {
     }
 }
 
+#[test]
+fn everything_from_the_commands_first_word_on_is_the_commands() {
+    for who in everyone() {
+        let world = World::new(who);
+        let said = |arguments: &[&str]| {
+            let output = world.toolcell(arguments);
+            assert_eq!(output.status.code(), Some(0), "{who:?}: {arguments:?}");
+            String::from_utf8(output.stdout).expect("it is text")
+        };
+        for before in [
+            &["run"][..],
+            &["run", "--"],
+            &["run", "--profile", "standard"],
+        ] {
+            let command = ["/bin/echo", "--json", "--", "--profile", "x"];
+            let all = [before, &command].concat();
+            assert_eq!(said(&all), "--json -- --profile x\n", "{who:?}: {before:?}");
+        }
+        let wrong = world.toolcell(&["run", "--no-such-option", "/bin/echo"]);
+        assert_eq!(wrong.status.code(), Some(125), "{who:?}");
+        let message = String::from_utf8_lossy(&wrong.stderr).into_owned();
+        assert!(message.contains("--no-such-option"), "{who:?}: {message}");
+        assert!(wrong.stdout.is_empty(), "{who:?}");
+    }
+}
+
 /// What toolcell itself says, without what the tool does.
 fn own_lines(stderr: &[u8]) -> Vec<&str> {
     let text = std::str::from_utf8(stderr).expect("it is text");

@@ -1,6 +1,7 @@
 //! Every value of the closed `status` is reached by a real tool, as root and as an ordinary user;
 //! each time nothing is left on the host. `outcome_exit_statuses.rs` has what `run` makes of them.
 
+use harness::stdio::Server;
 use harness::{Host, Who, World, assert_nothing_left, everyone};
 use serde_json::{Value, json};
 
@@ -276,11 +277,54 @@ fn a_flood_on_either_stream_exceeds_the_output() {
                 limit(outcome, "output");
                 let stream = &outcome[["stdout", "stderr"][descriptor - 1]];
                 assert_eq!(stream["truncated"], true);
-                let shown = stream["text"].as_str().expect("the head is shown");
-                assert_eq!(shown.len(), 32 << 10, "`limits.inline` is shown");
+                let shown = stream["text"].as_str().expect("what was kept is shown");
+                assert_eq!(shown.len(), 256 << 10, "`limits.output` is kept");
                 assert!(shown.starts_with("0123456789abcdef0123"));
+                // This toolcell has ended, and nobody could read it there.
+                assert!(stream.get("resource").is_none(), "{stream}");
             },
         );
+    }
+}
+
+#[test]
+fn a_client_is_told_how_much_of_a_flood_is_kept() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let profile = |name: &str, bytes: usize| {
+            let written = format!(
+                "format = 1\nname = \"{name}\"\ndescription = \"Writes.\"\nextends = [\"standard\"]\n\
+                 [run]\nargv = [\"/bin/sh\", \"-c\", \"head -c {bytes} /dev/zero | tr '\\\\0' x\"]\n\
+                 [limits]\noutput = \"64 KiB\"\n"
+            );
+            world.write(&format!("writers/{name}.toml"), &written);
+        };
+        profile("within", 50_000);
+        profile("beyond", 200_000);
+        let directory = world.path("writers");
+        let directory = directory.to_str().expect("it is text");
+        let mut server = Server::start(&world, &["--profiles", directory]);
+        for (id, name, kept) in [(1, "within", 50_000), (2, "beyond", 64 << 10)] {
+            server.call(id, name, &json!({}));
+            let result = server.answer(id);
+            let stream = &result["structuredContent"]["stdout"];
+            let head = stream["text"].as_str().expect("the head is shown");
+            assert_eq!(head.len(), 32 << 10, "{who:?}: {name}: `limits.inline`");
+            assert_eq!(stream["resource_bytes"], kept, "{who:?}: {name}");
+            let link = &result["content"][1];
+            assert_eq!(link["size"], kept, "{who:?}: {name}: {link}");
+            server.request(id + 10, "resources/read", &json!({ "uri": link["uri"] }));
+            let read = server.answer(id + 10);
+            let text = read["contents"][0]["text"].as_str().expect("it is text");
+            assert_eq!(text.len(), kept, "{who:?}: {name}");
+            let words = result["content"][0]["text"].as_str().expect("it is text");
+            let whole = words.contains("all of it: ");
+            assert_eq!(whole, name == "within", "{who:?}: {name}");
+        }
+        server.running.close();
+        assert!(server.running.end().status.success(), "{who:?}");
+        assert_nothing_left(&world, &before);
     }
 }
 

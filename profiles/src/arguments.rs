@@ -108,6 +108,18 @@ impl InputSchema {
         self.schema.get("properties")?.get(name)
     }
 
+    /// Whether an argument, or each item of it, is an integer and no other number.
+    pub(crate) fn is_integer(&self, name: &str) -> bool {
+        let has = |schema: &Value, kind: &str| match schema.get("type") {
+            Some(Value::String(only)) => only == kind,
+            Some(Value::Array(several)) => several.iter().any(|one| one == kind),
+            _ => false,
+        };
+        let integer = |schema: &Value| has(schema, "integer") && !has(schema, "number");
+        self.property(name)
+            .is_some_and(|schema| integer(schema) || schema.get("items").is_some_and(integer))
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         let properties = self.schema.get("properties").and_then(Value::as_object);
         properties

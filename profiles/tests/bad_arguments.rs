@@ -64,6 +64,50 @@ fn fill(arguments: Value) -> Result<Plan, ArgumentError> {
     compiled.fill(&arguments, &BTreeMap::new())
 }
 
+#[test]
+fn an_integer_arrives_in_digits_however_it_was_written() {
+    for (written, word) in [("7", "7"), ("7.0", "7"), ("0.7e1", "7"), ("0", "0")] {
+        let arguments = format!(r#"{{"text": "fine", "count": {written}}}"#);
+        let plan = fill(serde_json::from_str(&arguments).unwrap()).unwrap();
+        let words: Vec<_> = plan
+            .argv
+            .iter()
+            .map(|word| word.to_str().unwrap())
+            .collect();
+        let flag = words.iter().position(|each| *each == "-n").unwrap();
+        assert_eq!(words[flag + 1], word, "{written}");
+    }
+}
+
+#[test]
+fn an_integer_that_was_not_read_exactly_is_refused() {
+    for (written, fits) in [
+        ("9007199254740993", true),
+        ("18446744073709551615", true),
+        ("9007199254740993.0", false),
+        ("123456789012345678901234567890", false),
+    ] {
+        let tool = TOOL.replace(", minimum = 0, maximum = 9 }", " }");
+        let compiled: Compiled = debian::compiled(&tool).unwrap_or_else(|error| panic!("{error}"));
+        let arguments = format!(r#"{{"text": "fine", "count": {written}}}"#);
+        let arguments = compiled
+            .check(serde_json::from_str(&arguments).unwrap())
+            .unwrap();
+        let filled = compiled.fill(&arguments, &BTreeMap::new());
+        match filled {
+            Ok(plan) => {
+                assert!(fits, "{written}");
+                let found = plan.argv.iter().any(|word| word.to_str() == Ok(written));
+                assert!(found, "{written}: {:?}", plan.argv);
+            }
+            Err(error) => {
+                assert!(!fits, "{written}: {error}");
+                assert_eq!(error.pointer, "/count");
+            }
+        }
+    }
+}
+
 /// Snapshots the message, after the same call with a good value as the control.
 macro_rules! refused {
     ($($name:ident: $arguments:expr;)*) => {$(

@@ -71,7 +71,10 @@ enum Command {
 /// Does what the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error, std::env::args_os().skip(1)),
+    };
     log();
     match cli.command {
         Command::Serve(args) => with_cells(cli.tier, true, async |host, cells| {
@@ -89,6 +92,21 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
     }
+}
+
+/// Shows help, or what is wrong with the command line. `run` and `call` exit with the status of
+/// something else, so theirs must be one that is ours: 2 may be the tool's own.
+fn misused(error: &clap::Error, arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    // There is nobody to tell that nobody can be told.
+    let _ = error.print();
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let mut words = arguments.take_while(|word| word != "--");
+    if words.any(|word| word == "run" || word == "call") {
+        return ExitCode::from(run::EXIT_NOT_STARTED);
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// Logs to standard error, which MCP leaves to the server; `TOOLCELL_LOG` sets the filter.

@@ -19,6 +19,8 @@ use profiles::resolve::Overrides;
 
 use crate::catalog::{Directory, Sources};
 use crate::dirs;
+use crate::outcome::Outcome;
+use crate::results::Results;
 
 /// Where profiles come from, as every command that needs them is told.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -122,6 +124,43 @@ pub fn show(diagnostics: &Diagnostics) {
 /// Says something on standard error. If nobody listens, nobody misses it.
 pub fn tell(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Most bytes of each stream in the answer of `call` and of `run --json`: all of it by the usual
+/// `limits.output`, and little enough to be held several times over while it becomes JSON.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Puts what was kept of long output into the outcome itself, up to a limit: once this process has
+/// exited, nobody can read it as a resource.
+pub fn with_kept_output(results: &Results, caller: &str, outcome: &mut Outcome) {
+    for stream in [&mut outcome.stdout, &mut outcome.stderr] {
+        let mut next = stream.resource.take();
+        stream.resource_bytes = None;
+        if next.is_none() {
+            continue;
+        }
+        let mut kept = Vec::new();
+        while let Some(uri) = next.filter(|_| kept.len() < ANSWER_BYTES_MAX) {
+            let Ok(part) = results.read(caller, &uri) else {
+                // It stays the head that it is.
+                break;
+            };
+            kept.extend(part.contents);
+            next = part.next;
+        }
+        kept.truncate(ANSWER_BYTES_MAX);
+        if let Err(error) = std::str::from_utf8(&kept)
+            && error.error_len().is_none()
+        {
+            // A character that the limit cuts through is left out.
+            kept.truncate(error.valid_up_to());
+        }
+        let text = String::from_utf8_lossy(&kept);
+        if text.len() >= stream.text.len() {
+            stream.text = text.into_owned();
+            stream.truncated = (kept.len() as u64) < stream.bytes;
+        }
+    }
 }
 
 /// Writes a command's answer to standard output, and a broken pipe is no trouble.

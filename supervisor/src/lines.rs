@@ -264,8 +264,16 @@ where
 
     fn send(
         &mut self,
-        item: ServerJsonRpcMessage,
+        mut item: ServerJsonRpcMessage,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send + 'static {
+        if let JsonRpcMessage::Error(answer) = &mut item
+            && answer.error.code == ErrorCode::METHOD_NOT_FOUND
+            && !answer.error.message.contains(' ')
+        {
+            // rmcp says no more than the name of a method that it knows and we do not have.
+            let method = &answer.error.message;
+            answer.error.message = format!("there is no method `{method}` here").into();
+        }
         let answered = match &item {
             JsonRpcMessage::Response(response) => Some(&response.id),
             JsonRpcMessage::Error(error) => error.id.as_ref(),

@@ -83,10 +83,14 @@ pub struct Stream {
     pub bytes: u64,
     /// Whether `text` is only the head.
     pub truncated: bool,
-    /// Where the whole can be read (`resources/read`), if it was truncated.
+    /// Where more of it can be read (`resources/read`), if it was truncated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schemars(with = "String")] // absent, never null
     pub resource: Option<String>,
+    /// How many bytes are there: all, unless the output passed its limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schemars(with = "u64")] // absent, never null
+    pub resource_bytes: Option<u64>,
 }
 
 /// How [`Denial::allow_with`] begins where a rule must go, not come.

@@ -87,10 +87,16 @@ fn stream(text: &mut String, name: &str, stream: &Stream) {
         separate(text);
         let (shown, bytes) = (stream.text.len(), stream.bytes);
         match &stream.resource {
-            Some(uri) => line(
-                text,
-                format_args!("[{name}: the first {shown} of {bytes} bytes; all of it: {uri}]"),
-            ),
+            Some(uri) => {
+                let there = match stream.resource_bytes {
+                    Some(kept) if kept < bytes => format!("the first {kept}"),
+                    _ => "all of it".to_owned(),
+                };
+                line(
+                    text,
+                    format_args!("[{name}: the first {shown} of {bytes} bytes; {there}: {uri}]"),
+                );
+            }
             None => line(
                 text,
                 format_args!("[{name}: the first {shown} of {bytes} bytes]"),

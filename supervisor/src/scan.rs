@@ -16,8 +16,18 @@ pub struct Scan {
     key: Option<Vec<u8>>,
     /// What has come of a name or value at the outermost level.
     token: Vec<u8>,
-    id: Option<Vec<u8>>,
+    id: Id,
     method: bool,
+}
+
+/// What has come of the member `id`.
+#[derive(Debug, Default)]
+enum Id {
+    #[default]
+    Absent,
+    Once(Vec<u8>),
+    /// Of several, none can be trusted to be the one that the sender means.
+    Several,
 }
 
 /// Where in a string the text is.
@@ -41,13 +51,16 @@ impl Scan {
     /// The member `id`, if it is one that an answer can carry.
     #[must_use]
     pub fn id(&self) -> Option<RequestId> {
-        serde_json::from_slice(self.id.as_deref()?).ok()
+        match &self.id {
+            Id::Once(value) => serde_json::from_slice(value).ok(),
+            Id::Absent | Id::Several => None,
+        }
     }
 
     /// Whether there is a member `id`, of whatever kind.
     #[must_use]
     pub fn has_id(&self) -> bool {
-        self.id.is_some()
+        !matches!(self.id, Id::Absent)
     }
 
     /// Whether there is a member `method`: only requests and notifications have one.
@@ -105,10 +118,17 @@ impl Scan {
             return;
         }
         let value = std::mem::take(&mut self.token);
-        match self.key.take().as_deref() {
-            // Of two, neither can be trusted to be the one that the sender means.
-            Some(b"\"id\"") => self.id = self.id.is_none().then_some(value),
-            Some(b"\"method\"") => self.method = true,
+        // As a name is meant and not as it is written: `\u0069d` is `id`.
+        let key = self.key.take();
+        let key = key.and_then(|key| serde_json::from_slice::<String>(&key).ok());
+        match key.as_deref() {
+            Some("id") => {
+                self.id = match self.id {
+                    Id::Absent => Id::Once(value),
+                    Id::Once(_) | Id::Several => Id::Several,
+                }
+            }
+            Some("method") => self.method = true,
             _ => {}
         }
     }
@@ -150,6 +170,25 @@ mod tests {
             assert_eq!(scan.id(), None, "{text}");
             assert!(scan.has_id());
         }
+    }
+
+    #[test]
+    fn of_several_ids_none_is_taken_and_they_are_there() {
+        for text in [
+            r#"{"id":1,"id":2,"method":"x"}"#,
+            r#"{"id":1,"id":2,"method":"x","id":3}"#,
+        ] {
+            let scan = scan(text);
+            assert_eq!(scan.id(), None, "{text}");
+            assert!(scan.has_id(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_meant() {
+        let scan = scan(r#"{"\u0069d":7,"metho\u0064":"x","broken"#);
+        assert_eq!(scan.id(), Some(RequestId::Number(7)));
+        assert!(scan.is_request());
     }
 
     #[test]

@@ -291,7 +291,7 @@ fn result(answer: &Answer) -> CallToolResult {
             content.push(ContentBlock::resource_link(
                 Resource::new(uri.clone(), name)
                     .with_mime_type("text/plain; charset=utf-8")
-                    .with_size(stream.bytes),
+                    .with_size(stream.resource_bytes.unwrap_or(stream.bytes)),
             ));
         }
     }

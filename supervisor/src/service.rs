@@ -41,6 +41,9 @@ pub struct Service {
     closing: CancellationToken,
 }
 
+/// Why calls are refused and cancelled at the end.
+const EXITING: &str = "the supervisor is about to exit";
+
 /// One call as it was asked for.
 pub struct Request {
     /// Name of the tool.
@@ -269,6 +272,9 @@ impl Service {
         };
         let caller = asker.caller.clone();
         let mut outcome = self.run(&call, tool, task, asker).await;
+        if outcome.status == Status::Cancelled && self.closing.is_cancelled() {
+            EXITING.clone_into(&mut outcome.reason);
+        }
         // One place names the call, whoever made the outcome.
         outcome.call = call;
         let receipt = Receipt::new(&outcome, &tool.compiled.digest, digest, &caller);
@@ -281,7 +287,7 @@ impl Service {
             ended(call, tool.name(), Status::Refused, reason.to_string())
         };
         if self.closing.is_cancelled() {
-            return refused(&"the supervisor is about to exit");
+            return refused(&EXITING);
         }
         let environment = tool.environment();
         let plan = match task {

@@ -130,14 +130,16 @@ pub struct Kept {
     spool: Spool,
     /// The whole is longer than the head, and is in the spool.
     spooled: bool,
+    /// Bytes in the spool.
+    in_spool: u64,
     /// Why the rest is lost, if it is.
     lost: Option<String>,
 }
 
 /// Reads a stream to its end.
 ///
-/// It ends when every process that holds it has: the caller sees to that. Nothing beyond the
-/// limit is kept, but it is still read, so that a tool that is being ended does not hang on it.
+/// It ends when every process that holds it has: the caller sees to that. It ends early when whoever
+/// is copied to has gone. Nothing beyond the limit is kept, but it is still read, so that a tool that is being ended does not hang on it.
 pub async fn drain(
     mut from: pipe::Receiver,
     stream: Stream,
@@ -151,6 +153,7 @@ pub async fn drain(
         bytes: 0,
         spool,
         spooled: false,
+        in_spool: 0,
         lost: None,
     };
     let mut chunk = vec![0; CHUNK_BYTES];
@@ -174,7 +177,8 @@ pub async fn drain(
         if let Some(copy) = &mut listeners.copy
             && (copy.write_all(within).await.is_err() || copy.flush().await.is_err())
         {
-            listeners.copy = None;
+            // Nobody reads on. The tool learns of it as it would without a cell: by SIGPIPE.
+            break;
         }
     }
     kept
@@ -198,10 +202,12 @@ impl Kept {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        if self.lost.is_none()
-            && let Err(error) = self.spool.append(bytes)
-        {
-            self.lost = Some(error.to_string());
+        if self.lost.is_some() {
+            return;
+        }
+        match self.spool.append(bytes) {
+            Ok(()) => self.in_spool += bytes.len() as u64,
+            Err(error) => self.lost = Some(error.to_string()),
         }
     }
 
@@ -227,6 +233,7 @@ impl Kept {
                 text,
                 bytes: self.bytes,
                 truncated,
+                resource_bytes: resource.as_ref().map(|_| self.in_spool),
                 resource,
             },
             self.lost,

@@ -185,6 +185,13 @@ fn deleted_log_is_recorded_by_the_next_append() {
     let directory = tempfile::tempdir().unwrap();
     log_of(directory.path(), 2);
     fs::remove_file(directory.path().join(LOG_FILE)).unwrap();
+    let verified = verify_directory(directory.path()).unwrap();
+    let [found] = &verified.findings[..] else {
+        panic!("{:?}", verified.findings);
+    };
+    assert_eq!(found.file, directory.path().join(HEAD_FILE));
+    assert!(found.what.contains("there is no log"), "{}", found.what);
+
     log_of(directory.path(), 1);
     let verified = verify_directory(directory.path()).unwrap();
     assert!(!verified.is_whole());

@@ -176,6 +176,29 @@ fn explain_of_an_unknown_profile_names_the_nearest() {
 }
 
 #[test]
+fn misused_commands_that_exit_as_their_tool_does_exit_with_a_status_of_our_own() {
+    let home = home();
+    for arguments in [
+        &["run"][..],
+        &["run", "--no-such-option", "--", "true"],
+        &["--tier", "weak", "run", "--", "true"],
+        &["call"],
+        &["call", "calculate", "expression=1", "expression=2"],
+    ] {
+        let output = toolcell(home.path(), arguments);
+        assert_eq!(output.status.code(), Some(125), "{arguments:?}");
+        assert!(!stderr(&output).is_empty(), "{arguments:?}");
+    }
+    let twice = ["call", "calculate", "expression=1", "expression=2"];
+    let said = stderr(&toolcell(home.path(), &twice));
+    assert!(said.contains("`expression` is given twice"), "{said}");
+    let other = toolcell(home.path(), &["list", "--no-such-option"]);
+    assert_eq!(other.status.code(), Some(2), "{}", stderr(&other));
+    let help = toolcell(home.path(), &["run", "--help"]);
+    assert_eq!(help.status.code(), Some(0), "{}", stderr(&help));
+}
+
+#[test]
 fn root_that_is_no_pair_is_refused() {
     let home = home();
     let output = toolcell(home.path(), &["list", "--root", "docs"]);

@@ -93,6 +93,19 @@ async fn json_that_is_no_message_is_an_invalid_request() {
 }
 
 #[tokio::test]
+async fn a_request_with_more_than_one_id_is_answered_without_one() {
+    for line in [
+        &br#"{"jsonrpc":"2.0","id":3,"id":4,"method":"ping"}"#[..],
+        br#"{"jsonrpc":"2.0","id":3,"id":4,"id":5,"method":"ping"}"#,
+    ] {
+        let (id, code, _) = refused(line).await;
+        assert_eq!((id, code), (Value::Null, -32600), "{line:?}");
+    }
+    let (id, code, _) = refused(br#"{"jsonrpc":"1.0","\u0069d":3,"method":"ping"}"#).await;
+    assert_eq!((id, code), (json!(3), -32600));
+}
+
+#[tokio::test]
 async fn batch_is_an_invalid_request() {
     let (id, code, message) = refused(br#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#).await;
     assert_eq!((id, code), (Value::Null, -32600));

@@ -91,3 +91,16 @@ fn truncation_denials_and_files_are_told_after_the_status() {
     [file] plot.png (5 bytes): toolcell://results/1/files/plot.png
     ");
 }
+
+#[test]
+fn output_that_is_kept_in_part_is_not_said_to_be_whole() {
+    let mut outcome = exited(0, "the head", "");
+    outcome.stdout.bytes = 1_000_000;
+    outcome.stdout.truncated = true;
+    outcome.stdout.resource = Some("toolcell://results/1/stdout".to_owned());
+    outcome.stdout.resource_bytes = Some(65_536);
+    insta::assert_snapshot!(text(&outcome), @r"
+    the head
+    [stdout: the first 8 of 1000000 bytes; the first 65536: toolcell://results/1/stdout]
+    ");
+}

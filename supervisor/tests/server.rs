@@ -483,11 +483,10 @@ async fn what_one_era_lacks_is_answered_so() {
     assert_eq!(old.ask(1, "ping", json!({})).await["result"], json!({}));
     for (id, method) in [(2, "subscriptions/listen"), (3, "logging/setLevel")] {
         let params = json!({"notifications": {}, "level": "info"});
-        assert_eq!(
-            old.ask(id, method, params).await["error"]["code"],
-            -32601,
-            "{method}"
-        );
+        let error = old.ask(id, method, params).await["error"].clone();
+        assert_eq!(error["code"], -32601, "{method}");
+        let message = format!("there is no method `{method}` here");
+        assert_eq!(error["message"], message);
     }
     let (mut new, _served) = fixture.raw();
     new.send(modern(1, "server/discover", json!({}))).await;

@@ -23,6 +23,10 @@ async fn terminate_ends_calls_with_receipts_and_answers() {
     raise(Signal::SIGTERM).unwrap();
     let answer = client.answer().await;
     assert_eq!(answer["result"]["structuredContent"]["status"], "cancelled");
+    assert_eq!(
+        answer["result"]["structuredContent"]["reason"],
+        "the supervisor is about to exit"
+    );
     tokio::time::timeout(PATIENCE, served)
         .await
         .expect("it hangs")

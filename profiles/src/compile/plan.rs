@@ -231,6 +231,7 @@ impl Filler<'_> {
         }
         match value {
             Value::String(text) => Ok(text.clone()),
+            Value::Number(number) if self.compiled.input.is_integer(name) => integer(name, number),
             Value::Number(number) => Ok(number.to_string()),
             Value::Bool(value) => Ok(value.to_string()),
             Value::Null | Value::Array(_) | Value::Object(_) => Err(ArgumentError::about(
@@ -419,6 +420,21 @@ fn not_beneath(name: &str, root_name: &str, root: &Path, error: &NotBeneath) -> 
         NotBeneath::Path(error) => ArgumentError::about(name, expected, error.found()),
         NotBeneath::Elsewhere => ArgumentError::about(name, expected, "a path elsewhere")
             .with_hint(format!("give it relative to the root `{root_name}`")),
+    }
+}
+
+/// An integer in digits: JSON may write it as `1.0` or `1e3`. One that is beyond what was read
+/// exactly would arrive as another number.
+fn integer(name: &str, number: &serde_json::Number) -> Result<String, ArgumentError> {
+    /// 2^53: below, each integer is a floating-point number of its own.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    match number.as_f64() {
+        Some(value) if number.is_f64() && value.abs() < EXACT_MAX => Ok(format!("{value:.0}")),
+        Some(_) if number.is_f64() => {
+            let found = format!("`{}`", shortened(&number.to_string()));
+            Err(ArgumentError::about(name, "an integer of 64 bits", found))
+        }
+        _ => Ok(number.to_string()),
     }
 }
 

@@ -237,6 +237,15 @@ impl Reader {
         if end.as_ref() == Some(head) {
             return;
         }
+        if self.at.0.as_os_str().is_empty() {
+            self.at = (head_path.to_owned(), 0);
+            let what = format!(
+                "names {} lines, and there is no log: all were cut off",
+                head.records
+            );
+            self.error(what);
+            return;
+        }
         let found = end.as_ref().map_or(0, |end| end.records);
         if found > head.records && self.recent.contains(head) {
             let behind = found - head.records;

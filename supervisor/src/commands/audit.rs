@@ -80,13 +80,15 @@ fn text(verified: &Verified) -> String {
     } else {
         "the log is NOT whole"
     };
-    page.line(
-        0,
-        &format!("{verdict}: {receipts} receipts in {lines} lines"),
-    );
+    let counted = |count: u64, what: &str| match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    };
+    let (receipts, lines) = (counted(receipts, "receipt"), counted(lines, "line"));
+    page.line(0, &format!("{verdict}: {receipts} in {lines}"));
     if let Some(end) = &verified.end {
         let (last, hash) = (end.records.saturating_sub(1), &end.hash);
-        page.line(0, &format!("it ends with line {last}, hash {hash}"));
+        page.line(0, &format!("it ends with number {last}, hash {hash}"));
     }
     page.text
 }

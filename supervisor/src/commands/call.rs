@@ -7,7 +7,7 @@ use profiles::host::Host;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::{SourceArgs, answer, answer_json, interrupted, serve, tell};
+use super::{SourceArgs, answer, answer_json, interrupted, serve, tell, with_kept_output};
 use crate::audit::Durability;
 use crate::caller::Caller;
 use crate::commands::run::{EXIT_NOT_STARTED, exit_code};
@@ -47,8 +47,9 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
         }
     };
     let cancel = CancellationToken::new();
+    let caller = Caller::local();
     let asker = Asker {
-        caller: Caller::local(),
+        caller: caller.clone(),
         cancel: cancel.clone(),
         progress: None,
         terminal: false,
@@ -74,6 +75,8 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
             return ExitCode::from(EXIT_NOT_STARTED);
         }
     };
+    let mut outcome = outcome;
+    with_kept_output(&service.results, &caller.id, &mut outcome);
     if args.json {
         return answer_json(&outcome, exit_code(&outcome));
     }
@@ -99,7 +102,9 @@ fn arguments(service: &Service, args: &Args) -> Result<Value, String> {
                 let kind = schema
                     .and_then(|schema| schema.pointer(&format!("/properties/{key}/type")))
                     .and_then(Value::as_str);
-                object.insert(key.to_owned(), typed(value, kind));
+                if object.insert(key.to_owned(), typed(value, kind)).is_some() {
+                    return Err(format!("`{key}` is given twice"));
+                }
             }
             Ok(Value::Object(object))
         }

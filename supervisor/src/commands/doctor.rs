@@ -132,9 +132,7 @@ pub fn trial_fact(tier: Tier, outcome: &Outcome) -> Fact {
 fn mend_of(reason: &str) -> String {
     let restricted = read_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
     if restricted == Some(1) && !nix::unistd::geteuid().is_root() {
-        return "AppArmor restricts user namespaces here: install toolcell's AppArmor profile (it has \
-                `userns,`), or set `kernel.apparmor_restrict_unprivileged_userns=0`"
-            .to_owned();
+        return apparmor_mend(&std::env::current_exe().unwrap_or_default());
     }
     if reason.contains("create the namespaces") {
         return "check `sysctl kernel.unprivileged_userns_clone user.max_user_namespaces`; in a \
@@ -147,6 +145,16 @@ fn mend_of(reason: &str) -> String {
             .to_owned();
     }
     String::new()
+}
+
+/// The command that lets this one program make user namespaces where AppArmor restricts them.
+fn apparmor_mend(program: &std::path::Path) -> String {
+    let program = program.display();
+    format!(
+        "AppArmor restricts user namespaces here; as root: `printf 'abi <abi/4.0>,\\nprofile toolcell \
+         \"{program}\" flags=(unconfined) {{ userns, }}\\n' > /etc/apparmor.d/toolcell && \
+         apparmor_parser -r /etc/apparmor.d/toolcell`"
+    )
 }
 
 fn landlock() -> Fact {
@@ -211,10 +219,11 @@ fn user_namespaces() -> Fact {
 }
 
 fn modules() -> Fact {
-    let list = fs::read_to_string("/sys/kernel/security/lsm");
+    const LSM: &str = "/sys/kernel/security/lsm";
+    let list = fs::read_to_string(LSM);
     Fact::fine(
         "security modules",
-        list.unwrap_or_else(|_| "not shown to this user".to_owned()),
+        list.unwrap_or_else(|error| format!("not known: `{LSM}`: {error}")),
     )
 }
 
@@ -268,4 +277,16 @@ pub fn report(args: &Args, findings: &Findings) -> ExitCode {
     }
     page.list("what is lost:", &findings.lost);
     answer(&page.text, status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mend_for_apparmor_is_a_whole_command() {
+        let mend = apparmor_mend(std::path::Path::new("/opt/my tools/toolcell"));
+        let command = r#"`printf 'abi <abi/4.0>,\nprofile toolcell "/opt/my tools/toolcell" flags=(unconfined) { userns, }\n' > /etc/apparmor.d/toolcell && apparmor_parser -r /etc/apparmor.d/toolcell`"#;
+        assert!(mend.ends_with(command), "{mend}");
+    }
 }

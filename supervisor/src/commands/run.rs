@@ -8,7 +8,7 @@ use profiles::host::Host;
 use profiles::resolve::WorkspaceKind;
 use tokio_util::sync::CancellationToken;
 
-use super::{SourceArgs, answer_json, explain, show, tell};
+use super::{SourceArgs, answer_json, explain, show, tell, with_kept_output};
 use crate::audit::Durability;
 use crate::caller::Caller;
 use crate::catalog::{self, Catalog};
@@ -40,8 +40,8 @@ pub struct Args {
     /// Answer with the whole outcome in JSON, and let nothing through to the terminal
     #[arg(long)]
     pub json: bool,
-    /// The command with its arguments
-    #[arg(required = true, last = true, value_name = "CMD")]
+    /// The command with its arguments; everything from its first word on belongs to it
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
 
@@ -63,15 +63,17 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
         }
     };
     let cancel = CancellationToken::new();
+    let caller = Caller::local();
     let asker = Asker {
-        caller: Caller::local(),
+        caller: caller.clone(),
         cancel: cancel.clone(),
         progress: None,
         terminal: !args.json,
     };
     let call = service.command(tool, command, asker);
-    let answer = interrupted(call, &cancel).await;
+    let mut answer = interrupted(call, &cancel).await;
     if args.json {
+        with_kept_output(&service.results, &caller.id, &mut answer.outcome);
         return answer_json(&answer.outcome, exit_code(&answer.outcome));
     }
     explain_on_stderr(&answer.outcome);

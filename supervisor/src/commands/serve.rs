@@ -192,7 +192,7 @@ where
         () = ended.cancelled() => {
             let _ = timeout(DRAIN, in_flight.wait_for(InFlight::is_answered)).await;
         }
-        () = stop.asked() => {}
+        () = stop.asked() => service.closing().cancel(),
         _ = &mut session => {}
     }
     connection.cancel();
