@@ -114,7 +114,7 @@ fn build(cell: &mut Cell<'_>) -> Result<i32, SetupFailure> {
     mounts::open_work(&mut cell.prepared, template, call)?;
     namespaces::take_identity(cell.template.inside).at(Step::Identity)?;
     namespaces::leave_session_keyring().at(Step::SessionKeyring)?;
-    network::set_up(cell.template.network).at(Step::Loopback)?;
+    network::set_up(&cell.template.network).at(Step::Loopback)?;
     namespaces::set_hostname(&cell.template.hostname).at(Step::Hostname)?;
 
     let root = mounts::stage(cell.template.root_bytes)?;

@@ -7,8 +7,9 @@ use crate::sys;
 
 /// Sets the fresh network namespace up as ordered. Without names to reach there is loopback only,
 /// and no route leaves the cell.
-pub(crate) fn set_up(network: Network) -> Result<(), Errno> {
+pub(crate) fn set_up(network: &Network) -> Result<(), Errno> {
     match network {
         Network::None => sys::loopback_up(),
+        Network::Egress { .. } => Err(Errno::ENOSYS),
     }
 }

@@ -17,6 +17,9 @@ pub enum Report {
     },
     /// From the launcher or the cell: it could not be built, and is gone or on its way.
     Failed(SetupFailure),
+    /// From the cell's first process, if its template has egress: its sockets come along, which are
+    /// the resolver's over UDP and TCP, the watcher, and the template's in their order.
+    Network,
     /// From the cell's first process: the root is complete; the descriptors of the template's
     /// `handed_back` directories come along.
     Built,
