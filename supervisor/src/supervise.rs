@@ -71,6 +71,8 @@ pub struct Watched {
     pub wall: Duration,
     /// Directories of the cell, in the order of the template's `handed_back`.
     pub directories: Vec<OwnedFd>,
+    /// The sockets of its network namespace, in the order of [`Report::Network`].
+    pub network: Vec<OwnedFd>,
     /// Size-capped directories that were full at the end, by their paths in the cell.
     pub full: Vec<PathBuf>,
     /// Everything in the cell has ended.
@@ -129,6 +131,7 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
             rusage: Usage::default(),
             wall: Duration::ZERO,
             directories: Vec::new(),
+            network: Vec::new(),
             full: Vec::new(),
             emptied: false,
         },
@@ -199,6 +202,7 @@ impl Course<'_> {
                     self.kill();
                 }
             }
+            Report::Network => self.result.network = descriptors,
             Report::Built => {
                 self.result.directories = descriptors;
                 self.measuring = self.watch_disk();
