@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, getsockname,
     listen, setsockopt, socket, sockopt,
@@ -70,7 +69,6 @@ fn open(sockets: &[CellSocket]) -> Result<Vec<OwnedFd>, SetupFailure> {
         return Err(Errno::E2BIG).at(Step::Network);
     }
     let v6 = routes::make_every_address_local().at(Step::Network)?;
-    make_room().at(Step::Network)?;
     let resolver = SocketAddr::from((Ipv4Addr::UNSPECIFIED, DNS_PORT));
     let mut all = Vec::with_capacity(SOCKETS_BEFORE + sockets.len());
     all.push(datagrams(resolver).at_item(Step::Network, 0)?);
@@ -86,13 +84,6 @@ fn open(sockets: &[CellSocket]) -> Result<Vec<OwnedFd>, SetupFailure> {
         all.push(opened.at_item(Step::Network, item)?);
     }
     Ok(all)
-}
-
-/// Lifts the soft limit of open descriptors, which the kernel also holds against all descriptors
-/// that the user has on their way through sockets. The tool gets its own limits later.
-fn make_room() -> Result<(), Errno> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// Whether a socket for every address has the same port. The kernel then wants to hear from both that
@@ -151,4 +142,82 @@ fn source_towards(address: SocketAddr) -> Result<IpAddr, Errno> {
     let v4 = own.as_sockaddr_in().map(|own| IpAddr::V4(own.ip()));
     let v6 = own.as_sockaddr_in6().map(|own| IpAddr::V6(own.ip()));
     Ok(v4.or(v6).unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Does something in a network namespace of its own; only root can without one for users, too,
+    /// which a process with threads cannot make.
+    fn in_fresh_namespace(test: &str, what: impl FnOnce() + Send + 'static) {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED {test}: the tests were not started by root");
+            return;
+        }
+        let thread = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root may");
+            what();
+        });
+        thread.join().expect("it passes");
+    }
+
+    fn sockets(addresses: &[&str]) -> Vec<CellSocket> {
+        let socket = |address: &&str| CellSocket {
+            address: address.parse().expect("an address"),
+            listens: true,
+        };
+        addresses.iter().map(socket).collect()
+    }
+
+    fn failure(opened: Result<Vec<OwnedFd>, SetupFailure>) -> (Errno, u32) {
+        let failure = opened.expect_err("it is refused");
+        assert_eq!(failure.step, Step::Network);
+        (Errno::from_raw(failure.errno), failure.index)
+    }
+
+    #[test]
+    fn without_ipv6_only_its_sockets_are_refused() {
+        let test = "without_ipv6_only_its_sockets_are_refused";
+        let disable = || {
+            let file = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
+            std::fs::write(file, "1").expect("it is the namespace's own");
+        };
+        in_fresh_namespace(test, move || {
+            disable();
+            let wanted = sockets(&["198.18.1.1:443"]);
+            assert_eq!(open(&wanted).expect("IPv4 is there").len(), 4);
+        });
+        in_fresh_namespace(test, move || {
+            disable();
+            let wanted = sockets(&["198.18.1.1:443", "[2001:db8::1]:443"]);
+            assert_eq!(failure(open(&wanted)), (Errno::EAFNOSUPPORT, 4));
+        });
+        // The control.
+        in_fresh_namespace(test, || {
+            let wanted = sockets(&["198.18.1.1:443", "[2001:db8::1]:443"]);
+            assert_eq!(open(&wanted).expect("both are there").len(), 5);
+        });
+    }
+
+    #[test]
+    fn the_namespace_is_read_back() {
+        in_fresh_namespace("the_namespace_is_read_back", || {
+            let ordered = Network::Egress { sockets: vec![] };
+            sys::loopback_up().expect("root may");
+            assert_ne!(holds(&ordered), Ok(true));
+            let _sockets = open(&[]).expect("root may");
+            assert_eq!(holds(&ordered), Ok(true));
+        });
+    }
+
+    #[test]
+    fn the_socket_that_fails_is_named() {
+        in_fresh_namespace("the_socket_that_fails_is_named", || {
+            let twice = sockets(&["198.18.1.1:443", "198.18.1.2:443", "198.18.1.1:443"]);
+            assert_eq!(failure(open(&twice)), (Errno::EADDRINUSE, 5));
+            let many = sockets(&vec!["198.18.1.1:443"; CELL_SOCKETS_MAX + 1]);
+            assert_eq!(failure(open(&many)), (Errno::E2BIG, 0));
+        });
+    }
 }

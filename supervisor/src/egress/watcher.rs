@@ -126,3 +126,101 @@ fn v6(bytes: &[u8], at: usize) -> Option<IpAddr> {
     let bytes: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
     Some(Ipv6Addr::from(bytes).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Packets that watchers of Linux 6.18 have yielded.
+    const RESET: &str = "45000028000040004006 3ee1 5db8d822 c6120002 \
+        01bb95de 00000000 ba130b5e 5014000056d60000";
+    const RESET_V6: &str = "600e01ec00140640 26064700000000000000000000001111 \
+        00000000000000000000000000000001 00508272 00000000 130afc6e 50140000 7e320000";
+    const UNREACHABLE: &str = "45c00039f6ab00004001bb42 01010101 c6120002 03031e0300000000 \
+        4500001d9e1e40004011d49b c6120002 01010101 9d0401bb 0009c830 78";
+    const UNREACHABLE_V6: &str = "600a070800393a40 00000000000000000000000000000001 \
+        00000000000000000000000000000001 0104788400000000 60026e5e00091140 \
+        00000000000000000000000000000001 26064700470000000000000000001111 a3ce0035 0009c532 78";
+    const LATE_ANSWER: &str = "45c0003c723b000040013fb0 c6120002 01010101 0303a0a900000000 \
+        450000207d7f40004011f537 01010101 c6120002 0035b317 000cc833 6c617465";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<_> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
+        let pairs = digits.chunks_exact(2);
+        pairs
+            .map(|pair| u8::try_from(pair[0] << 4 | pair[1]).expect("two digits"))
+            .collect()
+    }
+
+    fn told(packet: &[u8]) -> Option<(Transport, String)> {
+        refused(packet).map(|attempt| (attempt.protocol, attempt.address.to_string()))
+    }
+
+    #[test]
+    fn refusals_tell_what_was_tried() {
+        let cases = [
+            (RESET, Transport::Tcp, "93.184.216.34:443"),
+            (RESET_V6, Transport::Tcp, "[2606:4700::1111]:80"),
+            (UNREACHABLE, Transport::Udp, "1.1.1.1:443"),
+            (UNREACHABLE_V6, Transport::Udp, "[2606:4700:4700::1111]:53"),
+        ];
+        for (packet, protocol, address) in cases {
+            assert_eq!(told(&bytes(packet)), Some((protocol, address.to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_refuses_nothing_is_no_attempt() {
+        assert_eq!(told(&bytes(LATE_ANSWER)), None);
+        let changed = |packet: &str, at: usize, to: u8| {
+            let mut packet = bytes(packet);
+            packet[at] = to;
+            told(&packet)
+        };
+        // The control: a change that means nothing.
+        assert!(changed(RESET, 1, 8).is_some());
+        for (what, packet, at, to) in [
+            ("a reset of a connection", RESET, 27, 1),
+            ("an acknowledgement", RESET, 33, 0x10),
+            ("a later fragment", RESET, 7, 1),
+            ("a header that is too short", RESET, 0, 0x44),
+            ("another version", RESET, 0, 0x75),
+            ("time exceeded", UNREACHABLE, 20, 11),
+            ("about no datagram", UNREACHABLE, 28 + 9, 6),
+            ("time exceeded", UNREACHABLE_V6, 40, 3),
+        ] {
+            assert_eq!(changed(packet, at, to), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn packets_may_end_anywhere() {
+        for packet in [RESET, RESET_V6, UNREACHABLE, UNREACHABLE_V6] {
+            let packet = bytes(packet);
+            for length in 0..packet.len() {
+                let _ = refused(&packet[..length]);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_a_surprise(packet in prop::collection::vec(any::<u8>(), 0..160)) {
+            let _ = refused(&packet);
+        }
+
+        #[test]
+        fn no_changed_refusal_is_a_surprise(
+            which in 0..4_usize,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut packet = bytes([RESET, RESET_V6, UNREACHABLE, UNREACHABLE_V6][which]);
+            for (at, to) in changes {
+                let at = at.index(packet.len());
+                packet[at] = to;
+            }
+            let _ = refused(&packet);
+        }
+    }
+}

@@ -70,22 +70,26 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     match arguments.first().map(String::as_str) {
-        Some(runner::launcher::ARGUMENT) => std::process::exit(runner::launcher::main()),
-        Some(client::ARGUMENT) => return client::main(),
+        Some(runner::launcher::ARGUMENT) => assert_eq!(runner::launcher::main(), 0),
+        Some(client::ARGUMENT) => client::main(),
         Some(AS_USER) => {
             let test = TESTS.iter().find(|test| test.0 == arguments[1]);
-            return test.expect("a test").1();
+            test.expect("a test").1();
         }
-        Some("measure") => return measure(),
-        _ => {}
+        Some("measure") => measure(),
+        _ if has("--list") => list(has("--ignored")),
+        _ => run(&arguments),
     }
-    if has("--list") {
-        // As cargo-nextest asks every test binary.
-        for (name, _) in TESTS.iter().filter(|_| !has("--ignored")) {
-            println!("{name}: test");
-        }
-        return;
+}
+
+/// Answers cargo-nextest, which asks every test binary.
+fn list(ignored: bool) {
+    for (name, _) in TESTS.iter().filter(|_| !ignored) {
+        println!("{name}: test");
     }
+}
+
+fn run(arguments: &[String]) {
     let wanted: Vec<_> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(*w));
     let mut passed = 0;
@@ -405,7 +409,7 @@ fn measure() {
             },
         ),
     ];
-    for (what, micros) in outside::medians(&cases, ROUNDS) {
-        println!("{what}: {micros} µs");
+    for (what, [quarter, half]) in outside::quartiles(&cases, ROUNDS) {
+        println!("{what}: {quarter} µs in the best quarter, {half} µs in the better half");
     }
 }

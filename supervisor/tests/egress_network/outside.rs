@@ -195,7 +195,7 @@ async fn confined(cell: &mut Cell) -> (i32, OwnedFd, Vec<OwnedFd>) {
     loop {
         match next(cell).await.expect("it is confined first") {
             (Report::Started { pid }, pidfd) => {
-                first = pidfd.into_iter().next().map(|fd| (pid, fd))
+                first = pidfd.into_iter().next().map(|fd| (pid, fd));
             }
             (Report::Network, sockets) => network = sockets,
             (Report::Built, _) => {}
@@ -335,8 +335,8 @@ impl Running {
     }
 }
 
-/// Median microseconds from the launch to the exec, in turns.
-pub fn medians<'a>(cases: &[(&'a str, Network)], rounds: usize) -> Vec<(&'a str, u128)> {
+/// Microseconds from the launch to the exec, in turns: the first quartile and the median.
+pub fn quartiles<'a>(cases: &[(&'a str, Network)], rounds: usize) -> Vec<(&'a str, [u128; 2])> {
     let (compiled, assigned) = (compile(), assign());
     let started = supervisor::launch::start().expect("a launcher");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -361,7 +361,8 @@ pub fn medians<'a>(cases: &[(&'a str, Network)], rounds: usize) -> Vec<(&'a str,
         for times in &mut times {
             times.sort_unstable();
         }
-        let medians = times.iter().map(|times| times[times.len() / 2]);
-        cases.iter().map(|case| case.0).zip(medians).collect()
+        let quartile = |times: &Vec<u128>| [4, 2].map(|part| times[times.len() / part]);
+        let quartiles = times.iter().map(quartile);
+        cases.iter().map(|case| case.0).zip(quartiles).collect()
     })
 }
