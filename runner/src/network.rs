@@ -3,7 +3,7 @@
 //! With egress, each address that a program may connect to is local to the cell, and what may be
 //! reached has a socket there. The sockets go to the supervisor before capabilities drop; the cell
 //! keeps none. So no packet ever leaves the namespace: what the supervisor accepts on a socket it may
-//! relay, and the kernel refuses everything else at once, where a watcher sees it.
+//! relay, and the kernel refuses everything else at once, where the watchers see it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -24,6 +24,7 @@ mod routes;
 mod watcher;
 
 pub use watcher::WATCHED_BYTES_MAX;
+use watcher::{WATCHERS, WATCHERS_V4};
 
 /// The cell's own address, from which all its connections come: not a loopback address, as programs
 /// look for one before they ask for others' (`AI_ADDRCONFIG`).
@@ -33,9 +34,10 @@ const DNS_PORT: u16 = 53;
 /// Connections that wait to be accepted on one socket. One that finds no room is tried again by the
 /// kernel after a second, so there is room for hundreds at once.
 const BACKLOG: i32 = 1024;
-/// Sockets that come before the template's: the resolver's two and the watcher.
-pub const SOCKETS_BEFORE: usize = 3;
-const _: () = assert!(SOCKETS_BEFORE + CELL_SOCKETS_MAX <= crate::wire::DESCRIPTORS_MAX);
+/// The resolver's sockets, which come first.
+const RESOLVERS: usize = 2;
+const _: () =
+    assert!(RESOLVERS + WATCHERS.len() + CELL_SOCKETS_MAX <= crate::wire::DESCRIPTORS_MAX);
 /// Addresses of the world outside: if these are the cell's own, so are all.
 const OUTSIDE_V4: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1)), DNS_PORT);
 
@@ -46,9 +48,9 @@ pub(crate) fn set_up(network: &Network, report: &impl AsFd) -> Result<(), SetupF
     match network {
         Network::None => sys::loopback_up().at(Step::Network),
         Network::Egress { sockets } => {
-            let sockets = open(sockets)?;
+            let (watchers, sockets) = open(sockets)?;
             let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-            send(report, &Report::Network, &borrowed).at(Step::Network)
+            send(report, &Report::Network { watchers }, &borrowed).at(Step::Network)
         }
     }
 }
@@ -63,19 +65,26 @@ pub(crate) fn holds(network: &Network) -> Result<bool, Errno> {
     }
 }
 
-/// All sockets in the order of [`Report::Network`].
-fn open(sockets: &[CellSocket]) -> Result<Vec<OwnedFd>, SetupFailure> {
+/// All sockets in the order of [`Report::Network`], and how many of them are watchers.
+fn open(sockets: &[CellSocket]) -> Result<(u8, Vec<OwnedFd>), SetupFailure> {
     if sockets.len() > CELL_SOCKETS_MAX {
         return Err(Errno::E2BIG).at(Step::Network);
     }
     let v6 = routes::make_every_address_local().at(Step::Network)?;
+    let watchers = if v6 {
+        &WATCHERS[..]
+    } else {
+        &WATCHERS[..WATCHERS_V4]
+    };
     let resolver = SocketAddr::from((Ipv4Addr::UNSPECIFIED, DNS_PORT));
-    let mut all = Vec::with_capacity(SOCKETS_BEFORE + sockets.len());
-    all.push(datagrams(resolver).at_item(Step::Network, 0)?);
-    all.push(stream(resolver, true, false).at_item(Step::Network, 1)?);
-    all.push(watcher::open().at_item(Step::Network, 2)?);
-    for (index, socket) in sockets.iter().enumerate() {
-        let item = SOCKETS_BEFORE + index;
+    let mut all = Vec::with_capacity(RESOLVERS + watchers.len() + sockets.len());
+    all.push(datagrams(resolver).at_item(Step::Network, all.len())?);
+    all.push(stream(resolver, true, false).at_item(Step::Network, all.len())?);
+    for watcher in watchers {
+        all.push(watcher.open().at_item(Step::Network, all.len())?);
+    }
+    for socket in sockets {
+        let item = all.len();
         if socket.address.is_ipv6() && !v6 {
             return Err(Errno::EAFNOSUPPORT).at_item(Step::Network, item);
         }
@@ -83,7 +92,8 @@ fn open(sockets: &[CellSocket]) -> Result<Vec<OwnedFd>, SetupFailure> {
         let opened = stream(socket.address, socket.listens, shared);
         all.push(opened.at_item(Step::Network, item)?);
     }
-    Ok(all)
+    let watchers = u8::try_from(watchers.len()).expect("there are four at most");
+    Ok((watchers, all))
 }
 
 /// Whether a socket for every address has the same port. The kernel then wants to hear from both that
@@ -170,7 +180,12 @@ mod tests {
         addresses.iter().map(socket).collect()
     }
 
-    fn failure(opened: Result<Vec<OwnedFd>, SetupFailure>) -> (Errno, u32) {
+    fn counts(wanted: &[CellSocket]) -> (u8, usize) {
+        let (watchers, all) = open(wanted).expect("it works");
+        (watchers, all.len())
+    }
+
+    fn failure(opened: Result<(u8, Vec<OwnedFd>), SetupFailure>) -> (Errno, u32) {
         let failure = opened.expect_err("it is refused");
         assert_eq!(failure.step, Step::Network);
         (Errno::from_raw(failure.errno), failure.index)
@@ -186,17 +201,17 @@ mod tests {
         in_fresh_namespace(test, move || {
             disable();
             let wanted = sockets(&["198.18.1.1:443"]);
-            assert_eq!(open(&wanted).expect("IPv4 is there").len(), 4);
+            assert_eq!(counts(&wanted), (2, 5));
         });
         in_fresh_namespace(test, move || {
             disable();
             let wanted = sockets(&["198.18.1.1:443", "[2001:db8::1]:443"]);
-            assert_eq!(failure(open(&wanted)), (Errno::EAFNOSUPPORT, 4));
+            assert_eq!(failure(open(&wanted)), (Errno::EAFNOSUPPORT, 5));
         });
         // The control.
         in_fresh_namespace(test, || {
             let wanted = sockets(&["198.18.1.1:443", "[2001:db8::1]:443"]);
-            assert_eq!(open(&wanted).expect("both are there").len(), 5);
+            assert_eq!(counts(&wanted), (4, 8));
         });
     }
 
@@ -215,13 +230,13 @@ mod tests {
     fn the_socket_that_fails_is_named() {
         in_fresh_namespace("the_socket_that_fails_is_named", || {
             let twice = sockets(&["198.18.1.1:443", "198.18.1.2:443", "198.18.1.1:443"]);
-            assert_eq!(failure(open(&twice)), (Errno::EADDRINUSE, 5));
+            assert_eq!(failure(open(&twice)), (Errno::EADDRINUSE, 8));
             let many = sockets(&vec!["198.18.1.1:443"; CELL_SOCKETS_MAX + 1]);
             assert_eq!(failure(open(&many)), (Errno::E2BIG, 0));
         });
     }
 
-    /// What the step costs for each kind of network, and the close of its watcher afterwards.
+    /// What the step costs for each kind of network, and the close of its sockets afterwards.
     #[test]
     #[ignore = "it measures: `cargo test --release -p toolcell-runner measures -- --ignored --nocapture`"]
     fn measures_the_step() {
@@ -238,11 +253,11 @@ mod tests {
                 times[ROUNDS / 2][of]
             };
             let (step, close) = (median(0), median(1));
-            println!("{count:?} sockets: step {step} µs, close of the watcher {close} µs");
+            println!("{count:?} sockets: step {step} µs, close of them {close} µs");
         }
     }
 
-    /// Microseconds for the step, and for the last close of the watcher.
+    /// Microseconds for the step, and for the last close of its sockets.
     fn step_micros(network: &Network) -> [u128; 2] {
         use nix::sys::socket::socketpair;
         let network = network.clone();
@@ -258,9 +273,8 @@ mod tests {
             if network != Network::None {
                 (_, received) = sys::receive(theirs.as_fd(), &mut [0; 64]).expect("sockets");
             }
-            let watcher = received.into_iter().nth(2);
             let begun = std::time::Instant::now();
-            drop(watcher);
+            drop(received);
             let close = begun.elapsed().as_micros();
             sender.send([step, close]).expect("it is awaited");
         });

@@ -18,9 +18,12 @@ pub enum Report {
     /// From the launcher or the cell: it could not be built, and is gone or on its way.
     Failed(SetupFailure),
     /// From the cell's first process, if its template has egress, before [`Report::Built`]: its
-    /// sockets come along, which are the resolver's over UDP and over TCP, the watcher, and the
-    /// template's in their order. All are non-blocking.
-    Network,
+    /// sockets come along, all non-blocking, which are the resolver's over UDP and over TCP, the
+    /// watchers, and the template's in their order.
+    Network {
+        /// How many watchers: two for each version of the protocol that the kernel has.
+        watchers: u8,
+    },
     /// From the cell's first process: the root is complete; the descriptors of the template's
     /// `handed_back` directories come along.
     Built,

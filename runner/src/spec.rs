@@ -299,7 +299,7 @@ pub enum Network {
     /// Every address is the cell's own, and sockets that stand for hosts are handed out: see
     /// [`crate::network`].
     Egress {
-        /// These sockets, beside the resolver's two and the watcher; at most [`CELL_SOCKETS_MAX`].
+        /// These sockets, beside the resolver's two and the watchers; at most [`CELL_SOCKETS_MAX`].
         sockets: Vec<CellSocket>,
     },
 }

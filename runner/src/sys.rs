@@ -384,7 +384,7 @@ pub fn loopback_up() -> Result<()> {
     Ok(())
 }
 
-/// Sets an option of a socket that is an integer or a flag; see socket(7), ip(7), packet(7).
+/// Sets an option of a socket that is an integer or a flag; see socket(7), ip(7), ipv6(7).
 ///
 /// # Errors
 /// As setsockopt(2).
@@ -429,26 +429,6 @@ fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T)
             std::ptr::from_ref(value).cast(),
             size,
         )
-    }))?;
-    Ok(())
-}
-
-/// Has a packet socket receive every protocol of one interface; see packet(7).
-///
-/// # Errors
-/// As bind(2).
-pub fn bind_packet_socket(socket: BorrowedFd<'_>, interface: u32) -> Result<()> {
-    // SAFETY: `sockaddr_ll` is a plain C structure for which all zeroes is a valid value.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::c_ushort::try_from(libc::AF_PACKET).map_err(|_| Errno::EINVAL)?;
-    address.sll_protocol = libc::c_ushort::try_from(libc::ETH_P_ALL)
-        .map_err(|_| Errno::EINVAL)?
-        .to_be();
-    address.sll_ifindex = c_int::try_from(interface).map_err(|_| Errno::ENODEV)?;
-    let size = libc::socklen_t::try_from(size_of_val(&address)).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the descriptor is open for the call; `address` outlives it, and `size` is its size.
-    check(c_long::from(unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size)
     }))?;
     Ok(())
 }

@@ -202,7 +202,7 @@ impl Course<'_> {
                     self.kill();
                 }
             }
-            Report::Network => self.result.network = descriptors,
+            Report::Network { .. } => self.result.network = descriptors,
             Report::Built => {
                 self.result.directories = descriptors;
                 self.measuring = self.watch_disk();

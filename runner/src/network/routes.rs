@@ -12,7 +12,7 @@ use nix::sys::socket::{
 use super::OWN_ADDRESS;
 
 /// Index of the loopback interface: the first that the kernel makes in a namespace.
-pub(super) const LOOPBACK: u32 = 1;
+const LOOPBACK: u32 = 1;
 /// Largest answer: an error with the message that it is about.
 const ANSWER_BYTES_MAX: usize = 512;
 /// How many messages are sent.

@@ -1,212 +1,132 @@
-//! The watcher: a packet socket that passes only what the kernel says when it refuses the cell
-//! something; see packet(7).
+//! The watchers: raw sockets that pass only what the kernel says when it refuses the cell something;
+//! see raw(7) and ipv6(7).
+//!
+//! One packet socket would see as much, but its last close waits for an RCU grace period, which was
+//! measured at ten milliseconds and more; these cost a few microseconds each from open to close.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
+};
 
-use super::routes::LOOPBACK;
 use crate::spec::Instruction;
 use crate::sys;
 
 /// Most bytes of a packet that are passed: the longest IPv4 header, an ICMP header, and the longest
 /// IPv4 header and the ports of what it is about.
 pub const WATCHED_BYTES_MAX: u32 = 60 + 8 + 60 + 8;
-/// Receive buffer, of which the kernel makes double: room for about a hundred refusals. What comes
-/// while it is full is refused all the same, and only not told.
+/// Receive buffer of each, of which the kernel makes double: room for about a hundred refusals. What
+/// comes while it is full is refused all the same, and only not told.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Opens the watcher on the loopback interface. It begins at the network header.
-pub(super) fn open() -> Result<OwnedFd, Errno> {
-    // Without a protocol it receives nothing, until the filter is on and locked.
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
-    setsockopt(&socket, sockopt::RcvBuf, &BUFFER_BYTES)?;
-    sys::attach_socket_filter(socket.as_fd(), &refusals())?;
-    sys::set_socket_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
-    // Loopback shows each packet as it leaves and as it arrives. The filter drops the former; that
-    // they are not even looked at spares time, and is not in kernels before 4.20.
-    let option = libc::PACKET_IGNORE_OUTGOING;
-    match sys::set_socket_option(socket.as_fd(), libc::SOL_PACKET, option, 1) {
-        Ok(()) | Err(Errno::ENOPROTOOPT) => {}
-        Err(error) => return Err(error),
+/// What one watcher waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watcher {
+    family: AddressFamily,
+    protocol: SockProtocol,
+    sign: Sign,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Sign {
+    /// A reset that answers a request to connect.
+    Reset,
+    /// An ICMP message of this type: the destination is unreachable (RFC 792, RFC 4443).
+    Unreachable(u32),
+}
+
+/// Every watcher of a cell; the kernel may be without the last two's family.
+pub(super) const WATCHERS: [Watcher; 4] = [
+    Watcher {
+        family: AddressFamily::Inet,
+        protocol: SockProtocol::Tcp,
+        sign: Sign::Reset,
+    },
+    Watcher {
+        family: AddressFamily::Inet,
+        protocol: SockProtocol::Icmp,
+        sign: Sign::Unreachable(3),
+    },
+    Watcher {
+        family: AddressFamily::Inet6,
+        protocol: SockProtocol::Tcp,
+        sign: Sign::Reset,
+    },
+    Watcher {
+        family: AddressFamily::Inet6,
+        protocol: SockProtocol::IcmpV6,
+        sign: Sign::Unreachable(1),
+    },
+];
+/// Watchers where there is no IPv6.
+pub(super) const WATCHERS_V4: usize = 2;
+
+impl Watcher {
+    /// Opens it and locks its filter. What came before is not the tool's, which does not exist yet.
+    pub(super) fn open(self) -> Result<OwnedFd, Errno> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(self.family, SockType::Raw, flags, self.protocol)?;
+        setsockopt(&socket, sockopt::RcvBuf, &BUFFER_BYTES)?;
+        sys::attach_socket_filter(socket.as_fd(), &self.filter())?;
+        sys::set_socket_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)?;
+        Ok(socket)
     }
-    sys::bind_packet_socket(socket.as_fd(), LOOPBACK)?;
-    Ok(socket)
-}
 
-/// What is at these places of the headers (RFC 791, 792, 8200, 4443, 9293).
-mod at {
-    pub const V4_FRAGMENT: u32 = 6;
-    pub const V4_PROTOCOL: u32 = 9;
-    pub const V6_NEXT_HEADER: u32 = 6;
-    pub const V6_END: u32 = 40;
-    pub const TCP_SEQUENCE: u32 = 4;
-    pub const TCP_FLAGS: u32 = 13;
-}
-const TCP_RST: u32 = 4;
-const ICMP_UNREACHABLE: u32 = 3;
-const ICMP6_UNREACHABLE: u32 = 1;
-const FRAGMENT_OFFSET: u32 = 0x1fff;
-
-/// The filter: resets that answer a request to connect, and unreachable destinations.
-///
-/// A reset in answer to a request to connect has sequence number 0, as nothing was acknowledged (RFC
-/// 9293, 3.10.7.1); one that breaks a connection has the connection's.
-fn refusals() -> Vec<Instruction> {
-    let end = Jump::To(Label::Drop);
-    assemble(&[
-        load_ancillary(libc::SKF_AD_PKTTYPE),
-        equals(u32::from(libc::PACKET_HOST), Jump::Next, end),
-        load_ancillary(libc::SKF_AD_PROTOCOL),
-        equals(
-            ether_type(libc::ETH_P_IPV6),
-            Jump::To(Label::V6),
-            Jump::Next,
-        ),
-        equals(ether_type(libc::ETH_P_IP), Jump::Next, end),
-        load(HALF, ABSOLUTE, at::V4_FRAGMENT),
-        any_bit(FRAGMENT_OFFSET, end, Jump::Next),
-        // X is the length of the IPv4 header.
-        plain(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0),
-        load(BYTE, ABSOLUTE, at::V4_PROTOCOL),
-        equals(
-            protocol(libc::IPPROTO_ICMP),
-            Jump::To(Label::Icmp4),
-            Jump::Next,
-        ),
-        equals(protocol(libc::IPPROTO_TCP), Jump::To(Label::Tcp), end),
-        Line::Label(Label::V6),
-        plain(libc::BPF_LDX | libc::BPF_IMM, at::V6_END),
-        load(BYTE, ABSOLUTE, at::V6_NEXT_HEADER),
-        equals(
-            protocol(libc::IPPROTO_ICMPV6),
-            Jump::To(Label::Icmp6),
-            Jump::Next,
-        ),
-        equals(protocol(libc::IPPROTO_TCP), Jump::Next, end),
-        Line::Label(Label::Tcp),
-        load(BYTE, INDIRECT, at::TCP_FLAGS),
-        any_bit(TCP_RST, Jump::Next, end),
-        load(WORD, INDIRECT, at::TCP_SEQUENCE),
-        equals(0, Jump::To(Label::Pass), end),
-        Line::Label(Label::Icmp4),
-        load(BYTE, INDIRECT, 0),
-        equals(ICMP_UNREACHABLE, Jump::To(Label::Pass), end),
-        Line::Label(Label::Icmp6),
-        load(BYTE, INDIRECT, 0),
-        equals(ICMP6_UNREACHABLE, Jump::Next, end),
-        Line::Label(Label::Pass),
-        plain(libc::BPF_RET | libc::BPF_K, WATCHED_BYTES_MAX),
-        Line::Label(Label::Drop),
-        plain(libc::BPF_RET | libc::BPF_K, 0),
-    ])
-}
-
-const BYTE: u32 = libc::BPF_B;
-const HALF: u32 = libc::BPF_H;
-const WORD: u32 = libc::BPF_W;
-const ABSOLUTE: u32 = libc::BPF_ABS;
-const INDIRECT: u32 = libc::BPF_IND;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Label {
-    V6,
-    Tcp,
-    Icmp4,
-    Icmp6,
-    Pass,
-    Drop,
-}
-
-#[derive(Clone, Copy)]
-enum Jump {
-    Next,
-    To(Label),
-}
-
-enum Line {
-    Label(Label),
-    Plain {
-        code: u32,
-        k: u32,
-    },
-    Test {
-        code: u32,
-        k: u32,
-        yes: Jump,
-        no: Jump,
-    },
-}
-
-fn plain(code: u32, k: u32) -> Line {
-    Line::Plain { code, k }
-}
-
-fn load(size: u32, mode: u32, at: u32) -> Line {
-    plain(libc::BPF_LD | size | mode, at)
-}
-
-/// Loads what the kernel knows of a packet beside its bytes (`SKF_AD_OFF`).
-fn load_ancillary(what: libc::c_int) -> Line {
-    load(WORD, ABSOLUTE, (libc::SKF_AD_OFF + what).cast_unsigned())
-}
-
-fn equals(k: u32, yes: Jump, no: Jump) -> Line {
-    let code = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    Line::Test { code, k, yes, no }
-}
-
-fn any_bit(k: u32, yes: Jump, no: Jump) -> Line {
-    let code = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-    Line::Test { code, k, yes, no }
-}
-
-fn protocol(number: libc::c_int) -> u32 {
-    number.cast_unsigned()
-}
-
-fn ether_type(number: libc::c_int) -> u32 {
-    number.cast_unsigned()
-}
-
-/// Turns labels into distances. All jumps of classic BPF go forward.
-fn assemble(lines: &[Line]) -> Vec<Instruction> {
-    let is_instruction = |line: &&Line| !matches!(line, Line::Label(_));
-    let distance = |from: usize, jump: Jump| match jump {
-        Jump::Next => 0,
-        Jump::To(label) => {
-            let between = lines[from + 1..]
-                .iter()
-                .take_while(|line| !matches!(line, Line::Label(found) if *found == label));
-            let distance = between.filter(is_instruction).count();
-            u8::try_from(distance).expect("the program is short")
+    /// The filter. What an IPv4 socket sees begins with the network header, which X then skips; what
+    /// an IPv6 socket sees begins after it.
+    ///
+    /// A reset in answer to a request to connect has sequence number 0, as nothing was acknowledged
+    /// (RFC 9293, 3.10.7.1); one that breaks a connection has the connection's.
+    fn filter(self) -> Vec<Instruction> {
+        /// Places in a TCP header, and one of its flags.
+        const SEQUENCE: u32 = 4;
+        const FLAGS: u32 = 13;
+        const RST: u32 = 4;
+        let skip = match self.family {
+            AddressFamily::Inet => plain(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0),
+            _ => plain(libc::BPF_LDX | libc::BPF_IMM, 0),
+        };
+        let mut program = vec![skip];
+        match self.sign {
+            Sign::Reset => program.extend([
+                load(libc::BPF_B, FLAGS),
+                // If not, over the next two and the one that passes.
+                test(libc::BPF_JSET, RST, 3),
+                load(libc::BPF_W, SEQUENCE),
+                test(libc::BPF_JEQ, 0, 1),
+            ]),
+            Sign::Unreachable(kind) => {
+                program.extend([load(libc::BPF_B, 0), test(libc::BPF_JEQ, kind, 1)]);
+            }
         }
-    };
-    let code = |code: u32| u16::try_from(code).expect("operations have 16 bits");
-    let lines = lines.iter().enumerate();
-    lines
-        .filter_map(|(index, line)| match *line {
-            Line::Label(_) => None,
-            Line::Plain { code: what, k } => Some(Instruction {
-                code: code(what),
-                jt: 0,
-                jf: 0,
-                k,
-            }),
-            Line::Test {
-                code: what,
-                k,
-                yes,
-                no,
-            } => Some(Instruction {
-                code: code(what),
-                jt: distance(index, yes),
-                jf: distance(index, no),
-                k,
-            }),
-        })
-        .collect()
+        program.push(plain(libc::BPF_RET | libc::BPF_K, WATCHED_BYTES_MAX));
+        program.push(plain(libc::BPF_RET | libc::BPF_K, 0));
+        program
+    }
+}
+
+/// An instruction that goes on with the next.
+fn plain(code: u32, k: u32) -> Instruction {
+    Instruction {
+        code: u16::try_from(code).expect("operations have 16 bits"),
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+/// Loads from beyond the network header.
+fn load(size: u32, at: u32) -> Instruction {
+    plain(libc::BPF_LD | size | libc::BPF_IND, at)
+}
+
+/// Goes on with the next if the test holds, and otherwise skips so many.
+fn test(how: u32, k: u32, skipped: u8) -> Instruction {
+    Instruction {
+        jf: skipped,
+        ..plain(libc::BPF_JMP | how | libc::BPF_K, k)
+    }
 }

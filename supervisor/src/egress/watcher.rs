@@ -1,9 +1,14 @@
-//! What a cell's watcher saw: connections and datagrams that the kernel refused.
+//! What a cell's watchers saw: connections and datagrams that the kernel refused.
 //!
-//! The filter in the cell (`runner::network`) passes resets and unreachable destinations only. Here
+//! The filters in the cell (`runner::network`) pass resets and unreachable destinations only. Here
 //! each is read for what the tool had tried.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::socket::{SockaddrStorage, recvfrom};
+use runner::network::WATCHED_BYTES_MAX;
 
 /// What a tool tried and was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,10 +31,7 @@ pub enum Transport {
 /// Port of the resolver: a client that has gone refuses its late answer, which is no attempt.
 const DNS_PORT: u16 = 53;
 
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
 const UDP: u8 = 17;
-const ICMP_V6: u8 = 58;
 const TCP_RST: u8 = 4;
 const ICMP_UNREACHABLE: u8 = 3;
 const ICMP_V6_UNREACHABLE: u8 = 1;
@@ -39,29 +41,66 @@ const V4_HEADER_BYTES_MIN: usize = 20;
 const V6_HEADER_BYTES: usize = 40;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-/// Reads a packet that begins at its network header; `None` if it refuses nothing.
+/// What a watcher waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// A reset that answers a request to connect.
+    Reset,
+    /// An unreachable destination.
+    Unreachable,
+}
+
+impl Sign {
+    /// That of the watcher with this index among those that a cell hands out.
+    #[must_use]
+    pub fn of(index: usize) -> Self {
+        if index.is_multiple_of(2) {
+            Self::Reset
+        } else {
+            Self::Unreachable
+        }
+    }
+}
+
+/// Takes the next packet from a watcher; `None` if it refuses nothing that the tool tried.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] if there is none; otherwise as recvfrom(2).
+pub fn receive(watcher: &impl AsFd, sign: Sign) -> io::Result<Option<Attempt>> {
+    let mut packet = [0; WATCHED_BYTES_MAX as usize];
+    let (length, from) = recvfrom::<SockaddrStorage>(watcher.as_fd().as_raw_fd(), &mut packet)?;
+    let Some(from) = from else { return Ok(None) };
+    let v4 = from.as_sockaddr_in().map(|from| IpAddr::V4(from.ip()));
+    let v6 = from.as_sockaddr_in6().map(|from| IpAddr::V6(from.ip()));
+    let packet = &packet[..length];
+    Ok(v4.or(v6).and_then(|from| refused(sign, from, packet)))
+}
+
+/// Reads a packet as a raw socket yields it, with a network header only if it is of IPv4; `None` if it
+/// refuses nothing.
 ///
 /// The tool's own addresses are among what can be refused, and all of them are its own; whether a
 /// loopback address is worth telling is for the caller to decide.
 #[must_use]
-pub fn refused(packet: &[u8]) -> Option<Attempt> {
-    let outer = Header::read(packet)?;
-    match (outer.protocol, outer.source) {
-        (TCP, _) => refused_connection(&outer),
-        (ICMP, IpAddr::V4(_)) => refused_datagram(outer.payload, ICMP_UNREACHABLE),
-        (ICMP_V6, IpAddr::V6(_)) => refused_datagram(outer.payload, ICMP_V6_UNREACHABLE),
-        _ => None,
+pub fn refused(sign: Sign, from: IpAddr, packet: &[u8]) -> Option<Attempt> {
+    let (payload, unreachable) = match from {
+        IpAddr::V4(_) => (Header::read(packet)?.payload, ICMP_UNREACHABLE),
+        IpAddr::V6(_) => (packet, ICMP_V6_UNREACHABLE),
+    };
+    match sign {
+        Sign::Reset => refused_connection(from, payload),
+        Sign::Unreachable => refused_datagram(payload, unreachable),
     }
 }
 
 /// A reset comes from where the connection should have gone; in answer to a request to connect its
 /// sequence number is 0 (RFC 9293, 3.10.7.1).
-fn refused_connection(reset: &Header<'_>) -> Option<Attempt> {
-    let sequence = reset.payload.get(4..8)?;
-    let flags = *reset.payload.get(13)?;
+fn refused_connection(from: IpAddr, reset: &[u8]) -> Option<Attempt> {
+    let sequence = reset.get(4..8)?;
+    let flags = *reset.get(13)?;
     (flags & TCP_RST != 0 && sequence == [0; 4]).then_some(Attempt {
         protocol: Transport::Tcp,
-        address: SocketAddr::new(reset.source, half(reset.payload, 0)?),
+        address: SocketAddr::new(from, half(reset, 0)?),
     })
 }
 
@@ -77,10 +116,9 @@ fn refused_datagram(message: &[u8], unreachable: u8) -> Option<Attempt> {
     })
 }
 
-/// The part of a network header that says who sent what to whom.
+/// The part of a network header that says what was sent to whom.
 struct Header<'a> {
     protocol: u8,
-    source: IpAddr,
     destination: IpAddr,
     payload: &'a [u8],
 }
@@ -95,7 +133,6 @@ impl<'a> Header<'a> {
                 (whole && length >= V4_HEADER_BYTES_MIN).then_some(())?;
                 Some(Self {
                     protocol: *packet.get(9)?,
-                    source: v4(packet, 12)?,
                     destination: v4(packet, 16)?,
                     payload: packet.get(length..)?,
                 })
@@ -103,7 +140,6 @@ impl<'a> Header<'a> {
             // Linux puts no extension header into what it refuses with.
             6 => Some(Self {
                 protocol: *packet.get(6)?,
-                source: v6(packet, 8)?,
                 destination: v6(packet, 24)?,
                 payload: packet.get(V6_HEADER_BYTES..)?,
             }),
@@ -132,18 +168,37 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Packets that watchers of Linux 6.18 have yielded.
-    const RESET: &str = "45000028000040004006 3ee1 5db8d822 c6120002 \
-        01bb95de 00000000 ba130b5e 5014000056d60000";
-    const RESET_V6: &str = "600e01ec00140640 26064700000000000000000000001111 \
-        00000000000000000000000000000001 00508272 00000000 130afc6e 50140000 7e320000";
-    const UNREACHABLE: &str = "45c00039f6ab00004001bb42 01010101 c6120002 03031e0300000000 \
-        4500001d9e1e40004011d49b c6120002 01010101 9d0401bb 0009c830 78";
-    const UNREACHABLE_V6: &str = "600a070800393a40 00000000000000000000000000000001 \
-        00000000000000000000000000000001 0104788400000000 60026e5e00091140 \
-        00000000000000000000000000000001 26064700470000000000000000001111 a3ce0035 0009c532 78";
-    const LATE_ANSWER: &str = "45c0003c723b000040013fb0 c6120002 01010101 0303a0a900000000 \
-        450000207d7f40004011f537 01010101 c6120002 0035b317 000cc833 6c617465";
+    /// Packets that watchers of Linux 6.18 have yielded, and from where.
+    type Packet = (Sign, &'static str, &'static str);
+    const RESET: Packet = (
+        Sign::Reset,
+        "93.184.216.34",
+        "45000028000040004006 3ee1 5db8d822 c6120002 \
+         01bb95de 00000000 ba130b5e 5014000056d60000",
+    );
+    const RESET_V6: Packet = (
+        Sign::Reset,
+        "2606:4700::1111",
+        "00508272 00000000 130afc6e 50140000 7e320000",
+    );
+    const UNREACHABLE: Packet = (
+        Sign::Unreachable,
+        "1.1.1.1",
+        "45c00039f6ab00004001bb42 01010101 c6120002 03031e0300000000 \
+         4500001d9e1e40004011d49b c6120002 01010101 9d0401bb 0009c830 78",
+    );
+    const UNREACHABLE_V6: Packet = (
+        Sign::Unreachable,
+        "::1",
+        "0104788400000000 60026e5e00091140 00000000000000000000000000000001 \
+         26064700470000000000000000001111 a3ce0035 0009c532 78",
+    );
+    const LATE_ANSWER: Packet = (
+        Sign::Unreachable,
+        "198.18.0.2",
+        "45c0003c723b000040013fb0 c6120002 01010101 0303a0a900000000 \
+         450000207d7f40004011f537 01010101 c6120002 0035b317 000cc833 6c617465",
+    );
 
     fn bytes(hex: &str) -> Vec<u8> {
         let digits: Vec<_> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
@@ -153,8 +208,9 @@ mod tests {
             .collect()
     }
 
-    fn told(packet: &[u8]) -> Option<(Transport, String)> {
-        refused(packet).map(|attempt| (attempt.protocol, attempt.address.to_string()))
+    fn told((sign, from, _): Packet, packet: &[u8]) -> Option<(Transport, String)> {
+        let from = from.parse().expect("an address");
+        refused(sign, from, packet).map(|attempt| (attempt.protocol, attempt.address.to_string()))
     }
 
     #[test]
@@ -166,17 +222,18 @@ mod tests {
             (UNREACHABLE_V6, Transport::Udp, "[2606:4700:4700::1111]:53"),
         ];
         for (packet, protocol, address) in cases {
-            assert_eq!(told(&bytes(packet)), Some((protocol, address.to_owned())));
+            let told = told(packet, &bytes(packet.2));
+            assert_eq!(told, Some((protocol, address.to_owned())));
         }
     }
 
     #[test]
     fn what_refuses_nothing_is_no_attempt() {
-        assert_eq!(told(&bytes(LATE_ANSWER)), None);
-        let changed = |packet: &str, at: usize, to: u8| {
-            let mut packet = bytes(packet);
-            packet[at] = to;
-            told(&packet)
+        assert_eq!(told(LATE_ANSWER, &bytes(LATE_ANSWER.2)), None);
+        let changed = |packet: Packet, at: usize, to: u8| {
+            let mut bytes = bytes(packet.2);
+            bytes[at] = to;
+            told(packet, &bytes)
         };
         // The control: a change that means nothing.
         assert!(changed(RESET, 1, 8).is_some());
@@ -188,39 +245,45 @@ mod tests {
             ("another version", RESET, 0, 0x75),
             ("time exceeded", UNREACHABLE, 20, 11),
             ("about no datagram", UNREACHABLE, 28 + 9, 6),
-            ("time exceeded", UNREACHABLE_V6, 40, 3),
+            ("a reset of a connection", RESET_V6, 7, 1),
+            ("time exceeded", UNREACHABLE_V6, 0, 3),
         ] {
             assert_eq!(changed(packet, at, to), None, "{what}");
         }
     }
 
+    const PACKETS: [Packet; 4] = [RESET, RESET_V6, UNREACHABLE, UNREACHABLE_V6];
+
     #[test]
     fn packets_may_end_anywhere() {
-        for packet in [RESET, RESET_V6, UNREACHABLE, UNREACHABLE_V6] {
-            let packet = bytes(packet);
-            for length in 0..packet.len() {
-                let _ = refused(&packet[..length]);
+        for packet in PACKETS {
+            let bytes = bytes(packet.2);
+            for length in 0..bytes.len() {
+                let _ = told(packet, &bytes[..length]);
             }
         }
     }
 
     proptest! {
         #[test]
-        fn no_bytes_are_a_surprise(packet in prop::collection::vec(any::<u8>(), 0..160)) {
-            let _ = refused(&packet);
+        fn no_bytes_are_a_surprise(
+            which in 0..PACKETS.len(),
+            packet in prop::collection::vec(any::<u8>(), 0..160),
+        ) {
+            let _ = told(PACKETS[which], &packet);
         }
 
         #[test]
         fn no_changed_refusal_is_a_surprise(
-            which in 0..4_usize,
+            which in 0..PACKETS.len(),
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
         ) {
-            let mut packet = bytes([RESET, RESET_V6, UNREACHABLE, UNREACHABLE_V6][which]);
+            let mut packet = bytes(PACKETS[which].2);
             for (at, to) in changes {
                 let at = at.index(packet.len());
                 packet[at] = to;
             }
-            let _ = refused(&packet);
+            let _ = told(PACKETS[which], &packet);
         }
     }
 }

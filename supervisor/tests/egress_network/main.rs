@@ -1,5 +1,5 @@
 //! The network of a cell with egress, from the supervisor's end of its sockets: what is listed can be
-//! accepted outside, and all else is refused at once and told by the watcher.
+//! accepted outside, and all else is refused at once and told by the watchers.
 //!
 //! Without a test harness, because this executable is the launcher and the tool, too: only a process
 //! with a single thread may clone.
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Backlog, listen};
-use runner::network::{OWN_ADDRESS, SOCKETS_BEFORE};
+use runner::network::OWN_ADDRESS;
 use runner::spec::{CELL_SOCKETS_MAX, CellSocket, Network};
 use supervisor::egress::watcher::{Attempt, Transport};
 
@@ -159,11 +159,11 @@ fn what_is_listed_is_accepted_outside() {
     let mut cell = start(Network::Egress { sockets });
     for (index, address) in [(0, "198.18.1.1:443"), (1, "198.18.1.2:443")] {
         cell.order(&format!("tcp {address}"));
-        let (local, peer) = cell.accept(SOCKETS_BEFORE + index, "hello");
+        let (local, peer) = cell.accept(index, "hello");
         assert_eq!(local, at(address));
         assert_eq!(peer.ip(), OWN_ADDRESS);
         assert_eq!(cell.answer(), "connected hello");
-        assert!(cell.has_none_waiting(SOCKETS_BEFORE + 1 - index));
+        assert!(cell.has_none_waiting(1 - index));
     }
     assert_refused(&mut cell, "tcp 198.18.1.1:80");
     cell.end();
@@ -175,7 +175,7 @@ fn refused_connections_are_told() {
     });
     // The control: what is accepted is not told as refused.
     cell.order("tcp 198.18.1.1:443");
-    cell.accept(SOCKETS_BEFORE, "hello");
+    cell.accept(0, "hello");
     assert_eq!(cell.answer(), "connected hello");
     assert_eq!(cell.attempt(), None);
     let addresses = [
@@ -215,7 +215,7 @@ fn nothing_else_is_told() {
     assert_eq!(cell.answer(), "left");
     cell.reply("late", local, peer);
     assert_eq!(cell.attempt(), None);
-    // The control: the watcher is awake.
+    // The control: the watchers are awake.
     assert_refused(&mut cell, "udp 1.1.1.1:54");
     assert_eq!(cell.attempt(), Some(udp("1.1.1.1:54")));
     cell.end();
@@ -232,7 +232,7 @@ fn a_query_is_answered_from_where_it_was_sent() {
         assert_eq!(cell.answer(), "reply me");
     }
     cell.order("tcp 8.8.8.8:53");
-    let (local, _) = cell.accept(1, "hello");
+    let (local, _) = cell.accept_query("hello");
     assert_eq!(local, at("8.8.8.8:53"));
     assert_eq!(cell.answer(), "connected hello");
     // The control: one that comes from another address does not arrive.
@@ -254,7 +254,7 @@ fn a_pool_refuses_until_it_listens() {
     assert_refused(&mut cell, "tcp 198.19.0.1:443");
     // Whoever serves the cell outside has no capability there, nor here.
     std::thread::scope(|scope| {
-        let socket = &cell.network[SOCKETS_BEFORE];
+        let socket = &cell.network[0];
         let listening = scope.spawn(move || {
             // An ordinary user has none to drop.
             if nix::unistd::geteuid().is_root() {
@@ -266,7 +266,7 @@ fn a_pool_refuses_until_it_listens() {
         listening.join().unwrap().unwrap();
     });
     cell.order("tcp 198.19.0.1:443");
-    let (local, _) = cell.accept(SOCKETS_BEFORE, "now");
+    let (local, _) = cell.accept(0, "now");
     assert_eq!(local, at("198.19.0.1:443"));
     assert_eq!(cell.answer(), "connected now");
     assert_refused(&mut cell, "tcp 198.19.0.2:443");
@@ -284,7 +284,7 @@ fn the_exact_address_comes_before_a_range() {
         listening("198.18.1.1:80"),
     ];
     let mut cell = start(Network::Egress { sockets });
-    listen(&cell.network[SOCKETS_BEFORE + 2], Backlog::new(8).unwrap()).unwrap();
+    listen(&cell.network[2], Backlog::new(8).unwrap()).unwrap();
     let cases = [
         ("10.1.2.3:443", 0),
         ("198.18.1.1:443", 1),
@@ -294,7 +294,7 @@ fn the_exact_address_comes_before_a_range() {
     // Often, as sockets that share a port could also share its connections.
     for (address, index) in cases.into_iter().cycle().take(40) {
         cell.order(&format!("tcp {address}"));
-        let (local, _) = cell.accept(SOCKETS_BEFORE + index, "hello");
+        let (local, _) = cell.accept(index, "hello");
         assert_eq!(local, at(address));
         assert_eq!(cell.answer(), "connected hello");
     }
@@ -310,7 +310,7 @@ fn the_tools_own_servers_work() {
     assert_eq!(cell.ask("own 0.0.0.0:8000"), "own");
     // The control: where a host stands, it cannot stand.
     assert_eq!(cell.ask("own 198.18.1.1:8443"), "error 98");
-    assert!(cell.has_none_waiting(SOCKETS_BEFORE));
+    assert!(cell.has_none_waiting(0));
     assert_eq!(cell.attempt(), None);
     cell.end();
 }
@@ -334,7 +334,7 @@ fn addresses_of_version_6_are_the_same() {
     ];
     for (address, index) in cases {
         cell.order(&format!("tcp {address}"));
-        let (local, _) = cell.accept(SOCKETS_BEFORE + index, "hello");
+        let (local, _) = cell.accept(index, "hello");
         assert_eq!(local, at(address));
         assert_eq!(cell.answer(), "connected hello");
     }
@@ -353,7 +353,7 @@ fn addresses_of_version_6_are_the_same() {
 fn nobody_in_the_cell_keeps_a_socket() {
     let sockets = vec![listening("198.18.1.1:443"), bound("198.19.0.1:443")];
     let mut cell = start(Network::Egress { sockets });
-    assert_eq!(cell.network.len(), SOCKETS_BEFORE + 2);
+    assert_eq!(cell.network.len(), 2);
     assert_eq!(cell.ask("sockets"), "sockets 0");
     if nix::unistd::geteuid().is_root() {
         // The report socket, and no other.
@@ -368,10 +368,10 @@ fn as_many_sockets_as_a_profile_may_have() {
     let socket = |index: usize| listening(&format!("198.18.1.{}:443", index + 1));
     let sockets: Vec<_> = (0..CELL_SOCKETS_MAX).map(socket).collect();
     let mut cell = start(Network::Egress { sockets });
-    assert_eq!(cell.network.len(), SOCKETS_BEFORE + CELL_SOCKETS_MAX);
+    assert_eq!(cell.network.len(), CELL_SOCKETS_MAX);
     let last = CELL_SOCKETS_MAX - 1;
     cell.order(&format!("tcp 198.18.1.{}:443", last + 1));
-    cell.accept(SOCKETS_BEFORE + last, "hello");
+    cell.accept(last, "hello");
     assert_eq!(cell.answer(), "connected hello");
     cell.end();
 }

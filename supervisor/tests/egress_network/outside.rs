@@ -7,11 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recv, recvmsg, sendmsg,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg,
 };
 use profiles::compile::{CallFacts, Compiled};
 use profiles::diagnostics::SourceFile;
@@ -21,7 +20,7 @@ use profiles::resolve::Overrides;
 use runner::report::{End, Report};
 use runner::spec::{Call, LandlockRule, Mount, Network, Template};
 use runner::wire::CgroupEntry;
-use supervisor::egress::watcher::{self, Attempt};
+use supervisor::egress::watcher::{self, Attempt, Sign};
 use supervisor::ids::{Assigned, HostIds};
 use supervisor::launch::{Cell, FirstProcess, Grounds, Launcher, Streams};
 
@@ -61,7 +60,11 @@ pub fn sockets_of(pid: i32) -> usize {
 
 /// A cell whose tool waits for orders.
 pub struct Running {
-    /// Its sockets, as handed out.
+    /// The resolver's sockets, over UDP and over TCP.
+    pub resolver: Vec<OwnedFd>,
+    /// The watchers.
+    pub watchers: Vec<OwnedFd>,
+    /// The template's sockets.
     pub network: Vec<OwnedFd>,
     /// PID of its first process.
     pub pid: i32,
@@ -92,7 +95,10 @@ pub fn start(network: Network) -> Running {
         let first = FirstProcess::new(pid, pidfd).expect("a pidfd");
         (launcher, cell, first, pid, network)
     });
+    let [resolver, watchers, network] = network;
     Running {
+        resolver,
+        watchers,
         network,
         pid,
         orders,
@@ -190,14 +196,18 @@ async fn next(cell: &mut Cell) -> Option<(Report, Vec<OwnedFd>)> {
 }
 
 /// Waits until the tool is about to be executed; returns its first process and its sockets.
-async fn confined(cell: &mut Cell) -> (i32, OwnedFd, Vec<OwnedFd>) {
-    let (mut first, mut network) = (None, vec![]);
+async fn confined(cell: &mut Cell) -> (i32, OwnedFd, [Vec<OwnedFd>; 3]) {
+    let (mut first, mut network) = (None, [vec![], vec![], vec![]]);
     loop {
         match next(cell).await.expect("it is confined first") {
             (Report::Started { pid }, pidfd) => {
                 first = pidfd.into_iter().next().map(|fd| (pid, fd));
             }
-            (Report::Network, sockets) => network = sockets,
+            (Report::Network { watchers }, mut sockets) => {
+                let mut others = sockets.split_off(2);
+                let rest = others.split_off(watchers.into());
+                network = [sockets, others, rest];
+            }
             (Report::Built, _) => {}
             (Report::Confined(confirmed), _) => {
                 assert!(confirmed.network && confirmed.no_capabilities);
@@ -230,12 +240,12 @@ impl Running {
 
     /// Accepts a connection on a socket that was handed out, and sends a text; its two ends.
     pub fn accept(&self, index: usize, text: &str) -> (SocketAddr, SocketAddr) {
-        self.wait_for(index);
-        let listener = TcpListener::from(self.network[index].try_clone().expect("a duplicate"));
-        let (mut stream, peer) = listener.accept().expect("a connection");
-        let local = stream.local_addr().expect("it is connected");
-        stream.write_all(text.as_bytes()).expect("the tool reads");
-        (local, peer)
+        accept(&self.network[index], text)
+    }
+
+    /// The same on the resolver's.
+    pub fn accept_query(&self, text: &str) -> (SocketAddr, SocketAddr) {
+        accept(&self.resolver[1], text)
     }
 
     /// Whether nobody waits to be accepted.
@@ -247,11 +257,11 @@ impl Running {
 
     /// The next datagram that the resolver gets, the address it was sent to, and who sent it.
     pub fn query(&self) -> (String, IpAddr, SocketAddr) {
-        self.wait_for(0);
+        wait_for(&self.resolver[0]);
         let mut buffer = [0; 64];
         let mut control = nix::cmsg_space!(libc::in_pktinfo);
         let mut parts = [IoSliceMut::new(&mut buffer)];
-        let socket = self.network[0].as_raw_fd();
+        let socket = self.resolver[0].as_raw_fd();
         let flags = MsgFlags::empty();
         let message = recvmsg::<SockaddrIn>(socket, &mut parts, Some(&mut control), flags);
         let message = message.expect("a datagram");
@@ -285,36 +295,24 @@ impl Running {
         };
         let parts = [IoSlice::new(text.as_bytes())];
         let control = [ControlMessage::Ipv4PacketInfo(&info)];
-        let socket = self.network[0].as_raw_fd();
+        let socket = self.resolver[0].as_raw_fd();
         let to = SockaddrIn::from(to);
         sendmsg(socket, &parts, &control, MsgFlags::empty(), Some(&to)).expect("it is sent");
     }
 
-    /// What the watcher has seen since. A refusal is there before the tool knows of it.
+    /// What the watchers have seen since. A refusal is there before the tool knows of it.
     pub fn attempt(&self) -> Option<Attempt> {
-        let mut packet = [0; runner::network::WATCHED_BYTES_MAX as usize];
-        loop {
-            match recv(self.network[2].as_raw_fd(), &mut packet, MsgFlags::empty()) {
-                Ok(length) => {
-                    if std::env::var_os("TOOLCELL_TEST_PACKETS").is_some() {
-                        eprintln!("{:02x?}", &packet[..length]);
-                    }
-                    let attempt = watcher::refused(&packet[..length]);
-                    if attempt.is_some() {
-                        return attempt;
-                    }
+        for (index, watcher) in self.watchers.iter().enumerate() {
+            loop {
+                match watcher::receive(watcher, Sign::of(index)) {
+                    Ok(None) => {}
+                    Ok(attempt) => return attempt,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                    Err(error) => panic!("{error}"),
                 }
-                Err(Errno::EAGAIN) => return None,
-                Err(error) => panic!("{error}"),
             }
         }
-    }
-
-    fn wait_for(&self, index: usize) {
-        let mut ready = [PollFd::new(self.network[index].as_fd(), PollFlags::POLLIN)];
-        let patience = PollTimeout::try_from(PATIENCE).expect("it is short");
-        let ready = poll(&mut ready, patience).expect("a socket");
-        assert_eq!(ready, 1, "nothing came to socket {index}");
+        None
     }
 
     /// Has the tool end, and sees that nothing of the cell is left.
@@ -333,6 +331,22 @@ impl Running {
                 .expect("it ends");
         });
     }
+}
+
+fn accept(socket: &OwnedFd, text: &str) -> (SocketAddr, SocketAddr) {
+    wait_for(socket);
+    let listener = TcpListener::from(socket.try_clone().expect("a duplicate"));
+    let (mut stream, peer) = listener.accept().expect("a connection");
+    let local = stream.local_addr().expect("it is connected");
+    stream.write_all(text.as_bytes()).expect("the tool reads");
+    (local, peer)
+}
+
+fn wait_for(socket: &OwnedFd) {
+    let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(PATIENCE).expect("it is short");
+    let ready = poll(&mut ready, patience).expect("a socket");
+    assert_eq!(ready, 1, "nothing came");
 }
 
 /// Microseconds from the launch to the exec, in turns: the first quartile and the median.
