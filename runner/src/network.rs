@@ -235,49 +235,4 @@ mod tests {
             assert_eq!(failure(open(&many)), (Errno::E2BIG, 0));
         });
     }
-
-    /// What the step costs for each kind of network, and the close of its sockets afterwards.
-    #[test]
-    #[ignore = "it measures: `cargo test --release -p toolcell-runner measures -- --ignored --nocapture`"]
-    fn measures_the_step() {
-        const ROUNDS: usize = 200;
-        let socket = |index| format!("198.18.1.{}:{}", index / 2 + 1, 443 + index % 2);
-        for count in [None, Some(0), Some(20), Some(CELL_SOCKETS_MAX)] {
-            let addresses: Vec<_> = (0..count.unwrap_or(0)).map(socket).collect();
-            let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
-            let sockets = sockets(&addresses);
-            let network = count.map_or(Network::None, |_| Network::Egress { sockets });
-            let mut times: Vec<[u128; 2]> = (0..ROUNDS).map(|_| step_micros(&network)).collect();
-            let mut median = |of: usize| {
-                times.sort_unstable_by_key(|time| time[of]);
-                times[ROUNDS / 2][of]
-            };
-            let (step, close) = (median(0), median(1));
-            println!("{count:?} sockets: step {step} µs, close of them {close} µs");
-        }
-    }
-
-    /// Microseconds for the step, and for the last close of its sockets.
-    fn step_micros(network: &Network) -> [u128; 2] {
-        use nix::sys::socket::socketpair;
-        let network = network.clone();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        in_fresh_namespace("measures_the_step", move || {
-            let kind = SockType::SeqPacket;
-            let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
-            let (ours, theirs) = pair.expect("a pair");
-            let begun = std::time::Instant::now();
-            set_up(&network, &ours).expect("root may");
-            let step = begun.elapsed().as_micros();
-            let mut received = vec![];
-            if network != Network::None {
-                (_, received) = sys::receive(theirs.as_fd(), &mut [0; 64]).expect("sockets");
-            }
-            let begun = std::time::Instant::now();
-            drop(received);
-            let close = begun.elapsed().as_micros();
-            sender.send([step, close]).expect("it is awaited");
-        });
-        receiver.recv().expect("root measures")
-    }
 }
