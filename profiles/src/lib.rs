@@ -10,6 +10,7 @@
 pub mod arguments;
 pub mod compile;
 pub mod diagnostics;
+pub mod egress;
 pub mod filter;
 pub mod host;
 pub mod library;

@@ -21,7 +21,7 @@ pub const CELL_STEPS: [Step; 16] = [
     Step::Cgroup,
     Step::Identity,
     Step::SessionKeyring,
-    Step::Loopback,
+    Step::Network,
     Step::Hostname,
     Step::MountPropagation,
     Step::Staging,
@@ -114,7 +114,7 @@ fn build(cell: &mut Cell<'_>) -> Result<i32, SetupFailure> {
     mounts::open_work(&mut cell.prepared, template, call)?;
     namespaces::take_identity(cell.template.inside).at(Step::Identity)?;
     namespaces::leave_session_keyring().at(Step::SessionKeyring)?;
-    network::set_up(cell.template.network).at(Step::Loopback)?;
+    network::set_up(&cell.template.network, &cell.socket)?;
     namespaces::set_hostname(&cell.template.hostname).at(Step::Hostname)?;
 
     let root = mounts::stage(cell.template.root_bytes)?;
@@ -206,6 +206,7 @@ fn read_back(template: &Template) -> Result<Confirmed, SetupFailure> {
         uid: nix::unistd::geteuid().as_raw(),
         root_read_only: mounts::root_is_read_only().at(Step::ReadBack)?,
         rlimits: limits::hold(&template.rlimits).at(Step::ReadBack)?,
+        network: network::holds(&template.network).at(Step::ReadBack)?,
     };
     let held = [
         confirmed.no_new_privs,
@@ -214,6 +215,7 @@ fn read_back(template: &Template) -> Result<Confirmed, SetupFailure> {
         confirmed.uid == template.inside.uid && confirmed.uid != 0,
         confirmed.root_read_only,
         confirmed.rlimits,
+        confirmed.network,
     ];
     match held.iter().position(|held| !held) {
         Some(index) => Err(SetupFailure {

@@ -17,6 +17,13 @@ pub enum Report {
     },
     /// From the launcher or the cell: it could not be built, and is gone or on its way.
     Failed(SetupFailure),
+    /// From the cell's first process, if its template has egress, before [`Report::Built`]: its
+    /// sockets come along, all non-blocking, which are the resolver's over UDP and over TCP, the
+    /// watchers, and the template's in their order.
+    Network {
+        /// How many watchers: two for each version of the protocol that the kernel has.
+        watchers: u8,
+    },
     /// From the cell's first process: the root is complete; the descriptors of the template's
     /// `handed_back` directories come along, and then those of the lists of System V objects if the
     /// template wants them counted and the kernel has them.
@@ -72,6 +79,9 @@ pub struct Confirmed {
     pub root_read_only: bool,
     /// Every resource limit reads back as ordered.
     pub rlimits: bool,
+    /// With egress, an address of the world outside is the cell's own, and so is every other.
+    /// Without, the loopback interface came up and nothing else was ordered.
+    pub network: bool,
 }
 
 /// One step of building or confining a cell, in the order in which they are taken.
@@ -88,7 +98,7 @@ pub enum Step {
     ParentDeathSignal,
     Identity,
     SessionKeyring,
-    Loopback,
+    Network,
     Hostname,
     MountPropagation,
     Staging,
@@ -123,7 +133,7 @@ impl Step {
             Self::ParentDeathSignal => "bind its life to its parent's",
             Self::Identity => "take on its user and group",
             Self::SessionKeyring => "leave the session keyring",
-            Self::Loopback => "bring the loopback interface up",
+            Self::Network => "set up the network",
             Self::Hostname => "set the host name",
             Self::MountPropagation => "cut mount propagation to the host",
             Self::Staging => "mount an empty root",

@@ -7,6 +7,7 @@
 //! [`Call`] holds what one call adds. Together they are a [`CellSpec`].
 
 use std::ffi::CString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -322,8 +323,26 @@ pub enum Resource {
 }
 
 /// The cell's network namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// Empty but for the loopback interface, which is up.
     None,
+    /// Every address is the cell's own, and sockets that stand for hosts are handed out: see
+    /// [`crate::network`].
+    Egress {
+        /// These sockets, beside the resolver's two and the watchers; at most [`CELL_SOCKETS_MAX`].
+        sockets: Vec<CellSocket>,
+    },
+}
+
+/// Most [`CellSocket`]s of one cell.
+pub const CELL_SOCKETS_MAX: usize = 240;
+
+/// A TCP socket that stands for a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellSocket {
+    /// Where it is bound.
+    pub address: SocketAddr,
+    /// Whether it listens; if not, a connection to it is refused.
+    pub listens: bool,
 }

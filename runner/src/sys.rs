@@ -384,6 +384,55 @@ pub fn loopback_up() -> Result<()> {
     Ok(())
 }
 
+/// Sets an option of a socket that is an integer or a flag; see socket(7), ip(7), ipv6(7).
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_socket_option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    option: c_int,
+    value: c_int,
+) -> Result<()> {
+    set_option(socket, level, option, &value)
+}
+
+/// Lets a socket receive only what a classic BPF program passes (`SO_ATTACH_FILTER`, socket(7)).
+///
+/// # Errors
+/// As setsockopt(2); `EINVAL` for a program that is too long.
+pub fn attach_socket_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> Result<()> {
+    let mut filter = native(program);
+    let description = libc::sock_fprog {
+        len: libc::c_ushort::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
+        filter: filter.as_mut_ptr(),
+    };
+    // `filter` outlives the call; the kernel copies and checks it.
+    set_option(
+        socket,
+        libc::SOL_SOCKET,
+        libc::SO_ATTACH_FILTER,
+        &description,
+    )
+}
+
+/// `setsockopt(2)`: the kernel reads at most the size of `value`, and what a `sock_fprog` points to.
+fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<T>()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the descriptor is open for the call; `value` is a plain C value that outlives it, and
+    // `size` is its size.
+    check(c_long::from(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size,
+        )
+    }))?;
+    Ok(())
+}
+
 /// Replaces the session keyring with an empty one of the process's own; see keyctl(2).
 ///
 /// # Errors
@@ -616,15 +665,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
 /// As seccomp(2); `EINVAL` for a program that is too long.
 pub fn install_filter(program: &[Instruction], listener: bool) -> Result<Option<OwnedFd>> {
     const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
-    let mut filter: Vec<libc::sock_filter> = program
-        .iter()
-        .map(|i| libc::sock_filter {
-            code: i.code,
-            jt: i.jt,
-            jf: i.jf,
-            k: i.k,
-        })
-        .collect();
+    let mut filter = native(program);
     let description = libc::sock_fprog {
         len: libc::c_ushort::try_from(filter.len()).map_err(|_| Errno::EINVAL)?,
         filter: filter.as_mut_ptr(),
@@ -652,6 +693,16 @@ pub fn install_filter(program: &[Instruction], listener: bool) -> Result<Option<
         Err(Errno::EINVAL) => own(install(base)).map(Some),
         result => result.map(Some),
     }
+}
+
+fn native(program: &[Instruction]) -> Vec<libc::sock_filter> {
+    let instruction = |i: &Instruction| libc::sock_filter {
+        code: i.code,
+        jt: i.jt,
+        jf: i.jf,
+        k: i.k,
+    };
+    program.iter().map(instruction).collect()
 }
 
 /// Whether this thread runs under a seccomp filter (`PR_GET_SECCOMP`).

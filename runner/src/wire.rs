@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::spec::{Call, SPEC_BYTES_MAX, Template};
 
 /// Identifies the build: supervisor and launcher are the same executable, and check it.
-pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 2");
+pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 3");
 
-/// Most descriptors in one message: the streams, the report socket, and a cgroup v1 entry for each
-/// controller.
-pub const DESCRIPTORS_MAX: usize = 32;
+/// Most descriptors in one message, which is what the kernel passes at once (`SCM_MAX_FD`, unix(7)): a
+/// cell's sockets are the most, and a new cell's streams, report socket and cgroup are few.
+pub const DESCRIPTORS_MAX: usize = 253;
 
 /// Size of the buffer that receives one message.
 pub const MESSAGE_BYTES_MAX: usize = SPEC_BYTES_MAX + 4096;

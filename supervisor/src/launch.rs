@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use runner::report::Report;
 use runner::spec::{Call, SPEC_BYTES_MAX, Template};
@@ -36,6 +37,7 @@ pub struct Started {
 /// # Errors
 /// If it cannot be started, or answers as another build.
 pub fn start() -> io::Result<Started> {
+    lift_descriptor_limit()?;
     let (socket, theirs) = pair()?;
     setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
     // The environment is cleared because every cell's first process inherits the launcher's memory.
@@ -62,6 +64,14 @@ pub fn start() -> io::Result<Started> {
         nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
     )?;
     Ok(Started { socket, process })
+}
+
+/// Raises this process's limit of open descriptors, which the launcher and the cells inherit, as far as
+/// it may: a cell with egress hands over hundreds, and the kernel also holds the limit against all that
+/// a user has on their way (`ETOOMANYREFS`, unix(7)). A tool gets its own limit in its cell.
+fn lift_descriptor_limit() -> Result<(), Errno> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// Why a cell was not started.

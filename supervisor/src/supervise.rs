@@ -72,6 +72,8 @@ pub struct Watched {
     pub wall: Duration,
     /// Directories of the cell, in the order of the template's `handed_back`.
     pub directories: Vec<OwnedFd>,
+    /// The sockets of its network namespace, in the order of [`Report::Network`].
+    pub network: Vec<OwnedFd>,
     /// Size-capped directories that were full at the end, by their paths in the cell.
     pub full: Vec<PathBuf>,
     /// Everything in the cell has ended.
@@ -132,6 +134,7 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
             rusage: Usage::default(),
             wall: Duration::ZERO,
             directories: Vec::new(),
+            network: Vec::new(),
             full: Vec::new(),
             emptied: false,
         },
@@ -203,6 +206,7 @@ impl Course<'_> {
                     self.kill();
                 }
             }
+            Report::Network { .. } => self.result.network = descriptors,
             Report::Built => {
                 let mut descriptors = descriptors;
                 let directories = self.watch.compiled.template.handed_back.len();

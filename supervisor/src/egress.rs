@@ -1,0 +1,3 @@
+//! Egress by name: the other end of the sockets that a cell hands out.
+
+pub mod watcher;
