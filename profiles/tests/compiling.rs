@@ -6,6 +6,12 @@
 #[path = "compiling/calls.rs"]
 mod calls;
 mod debian;
+#[path = "compiling/network.rs"]
+mod network;
+#[path = "compiling/sockets.rs"]
+mod sockets;
+#[path = "compiling/trust.rs"]
+mod trust;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -79,6 +85,7 @@ fn facts() -> CallFacts {
         workspace: None,
         grants: Vec::new(),
         protect: Vec::new(),
+        sockets: Vec::new(),
     }
 }
 

@@ -18,7 +18,7 @@ use profiles::host::Host;
 use profiles::resolve::Overrides;
 
 use crate::catalog::{Directory, Sources};
-use crate::dirs;
+use crate::{dirs, facts};
 
 /// Where profiles come from, as every command that needs them is told.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -61,6 +61,7 @@ impl SourceArgs {
             roots: self.roots.iter().cloned().collect(),
             workspace: None,
             explain_paths: self.explain.then_some(true),
+            trust_stores: facts::trust_stores(),
         }
     }
 
