@@ -30,13 +30,14 @@ struct Rule {
 }
 
 /// The lists whose entries are rules.
-const LISTS: [(&str, &str); 9] = [
+const LISTS: [(&str, &str); 10] = [
     ("files", "read"),
     ("files", "exec"),
     ("files", "write"),
     ("files", "deny"),
     ("network", "allow"),
     ("network", "allow_addresses"),
+    ("sockets", "connect"),
     ("syscalls", "allow"),
     ("syscalls", "deny"),
     ("run", "pass_env"),
@@ -74,7 +75,9 @@ fn rules() -> Vec<Rule> {
                     .expect("it is a list")
                     .remove(index);
                 let text = entry.as_str().or_else(|| entry.get("path")?.as_str());
-                let text = text.or_else(|| entry.get("name")?.as_str());
+                let others = ["name", "host", "range"];
+                let others = others.iter().find_map(|key| entry.get(key)?.as_str());
+                let text = text.or(others);
                 rules.push(Rule {
                     profile: profile.clone(),
                     key: format!("{outer}.{inner}"),
@@ -282,6 +285,10 @@ fn exercise(rule: &Rule) -> Option<Exercise> {
             }
 
             ("standard", "files.write", place @ ("/work" | "/tmp" | "/dev/shm")) => kept(place),
+
+            ("network", "files.read", place) if Path::new(place).exists() => {
+                script("network", format!("ls {place}"))
+            }
 
             ("privileged", "files.exec", place @ ("/work" | "/tmp")) => script(
                 "privileged",

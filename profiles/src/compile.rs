@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use runner::spec::{
-    FILTER_INSTRUCTIONS_MAX, Filter, Ids, LANDLOCK_RULES_MAX, MOUNTS_MAX, Mount, Network, Template,
+    FILTER_INSTRUCTIONS_MAX, Filter, Ids, LANDLOCK_RULES_MAX, MOUNTS_MAX, Mount, Template,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -25,18 +26,22 @@ mod call;
 mod covers;
 mod exceptions;
 mod landlock;
+mod network;
 mod plan;
 mod planted;
 mod rlimits;
 mod skeleton;
+mod sockets;
 mod tree;
 
 pub use call::{
-    CallError, CallFacts, GrantFact, ProtectFact, ProtectState, ShownFact, WorkspaceFact,
+    CallError, CallFacts, GrantFact, ProtectFact, ProtectState, ShownFact, SocketFact,
+    WorkspaceFact,
 };
 pub use exceptions::{Exception, ExceptionKind};
 pub use landlock::{ABI_MAX, Rights};
 pub use plan::{Existence, Grant, PathAccess, Plan, Want, WantKind};
+pub use sockets::Socket;
 
 use tree::Tree;
 
@@ -75,6 +80,12 @@ pub struct Compiled {
     pub policy: Policy,
     /// The schema that arguments are checked against.
     pub input: InputSchema,
+    /// What its cells may reach, if the template's network has a resolver and sockets that stand for
+    /// hosts: they are in the order of [`crate::egress::Plan::sockets`]. It admits nothing where the
+    /// network is there only to name what was tried.
+    pub egress: Option<Arc<crate::egress::Plan>>,
+    /// Unix sockets of the host that its cells may connect to, to be identified for each call.
+    pub sockets: Vec<Socket>,
     /// The Landlock rights that the host's kernel knows.
     rights: Rights,
     /// The roots without links in their paths.
@@ -109,7 +120,8 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         return Err(problems.into_diagnostics());
     }
     let rights = Rights::of_abi(host.landlock_abi);
-    let tree = Tree::plant(resolved, host, &roots, &mut problems);
+    let egress = network::egress(resolved, &mut problems);
+    let mut tree = Tree::plant(resolved, host, &roots, &mut problems);
     planted::refuse(
         resolved,
         host,
@@ -117,6 +129,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         &mut problems,
     );
     let denied = tree.denied(resolved, host, &roots, &mut problems);
+    let sockets = sockets::find(resolved, host, &mut tree, &denied, &mut problems);
     program(resolved, host, &tree, &mut problems);
     workspace(resolved, host, &denied, &mut problems);
     let devices = skeleton::devices(resolved, host, &mut problems);
@@ -126,7 +139,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         _ => return Err(problems.into_diagnostics()),
     };
 
-    let mut mounts = skeleton::mounts(resolved, &devices);
+    let mut mounts = skeleton::mounts(resolved, &devices, egress.is_some());
     mounts.extend(tree.binds());
     mounts.extend(tree.links(host));
     mounts.extend(tree.covers(&denied));
@@ -155,10 +168,10 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         inside: INSIDE,
         root_bytes: ROOT_BYTES,
         mounts,
-        landlock: rights.ruleset(rules, resolved.network.loopback),
+        landlock: rights.ruleset(rules, network::talks_tcp(resolved)),
         filter,
         rlimits: rlimits::rlimits(&resolved.limits, host.tier),
-        network: Network::None,
+        network: network::namespace(egress.as_deref()),
         handed_back: handed_back(resolved),
         system_v_counted: host.tier == Tier::Rlimits,
     };
@@ -172,6 +185,8 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         template,
         policy,
         input,
+        egress,
+        sockets,
         rights,
         exceptions: exceptions::exceptions(resolved, host, &roots, &denied),
         roots,
@@ -247,14 +262,15 @@ fn offered(resolved: &Resolved, host: &Host, problems: &mut Problems) {
             ),
         );
     }
-    if !resolved.network.is_none() {
+    if !resolved.network.is_none() && !host.tier.has_network_namespace() {
         problems.push(
             Diagnostic::at(
                 &resolved.origin,
-                "reaching hosts by name is not offered yet",
+                "hosts can be reached by name only from a network namespace, which this host's \
+                 cells do not have",
             )
-            .with_kind(Kind::NotOffered)
-            .with_hint("leave `[network] allow` empty"),
+            .with_kind(Kind::HostTooWeak)
+            .with_hint("leave `[network] allow` empty, or run it on a host of the full tier"),
         );
     }
 }
@@ -378,6 +394,7 @@ fn policy(resolved: &Resolved, host: &Host, problems: &mut Problems) -> Option<(
         arch: host.arch,
         notify: host.notify,
         unix_sockets: resolved.network.unix
+            || !resolved.sockets.is_empty()
             || host.landlock_abi >= landlock::ABI_RESOLVE_UNIX
             || !shows_sockets(resolved),
         memfd_exec: resolved

@@ -8,11 +8,14 @@
 mod addresses;
 mod entry;
 mod name;
+mod nearest;
 mod plan;
+mod relate;
 
-pub use addresses::{Opened, Special, special};
+pub use addresses::{Opened, Special, special, unlistable};
 pub use entry::{Entry, EntryError, PORTS_MAX, Protocol, Target, WEB_PORTS};
 pub use name::{LABEL_BYTES_MAX, NAME_BYTES_MAX, Name, NameError};
+pub use nearest::nearest;
 pub use plan::{
     Admission, Lookup, POOL_MIN, POOL_NAMES_MAX, Plan, PlanError, PlannedSocket, RESOLVER, Refusal,
     Role, Rule, SOCKETS_MAX,

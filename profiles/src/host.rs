@@ -53,6 +53,17 @@ pub enum Tier {
     Rlimits,
 }
 
+impl Tier {
+    /// Whether a cell has a network namespace of its own, without which a host's name means
+    /// nothing that could be enforced.
+    #[must_use]
+    pub fn has_network_namespace(self) -> bool {
+        match self {
+            Self::Full | Self::Rlimits => true,
+        }
+    }
+}
+
 /// The facts that one compilation depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -141,6 +152,8 @@ pub enum PathFact {
         /// The path that it leads to in the end, without any link in it; absent if it dangles.
         canonical: PathBuf,
     },
-    /// A device node, a socket or a FIFO.
+    /// A Unix socket.
+    Socket,
+    /// A device node or a FIFO.
     Other,
 }

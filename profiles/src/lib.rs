@@ -25,7 +25,7 @@ pub mod units;
 pub use arguments::{ArgumentError, Arguments, InputSchema};
 pub use compile::{
     CallError, CallFacts, Compiled, Existence, Grant, GrantFact, PathAccess, Plan, ProtectFact,
-    ProtectState, Want, WantKind, WorkspaceFact, compile,
+    ProtectState, Socket, SocketFact, Want, WantKind, WorkspaceFact, compile,
 };
 pub use diagnostics::{Diagnostic, Diagnostics, SourceFile};
 pub use host::{Arch, Host, PathFact, Tier};

@@ -19,7 +19,7 @@ pub(crate) const NAME_EXPECTED: &str =
     "expected a lower-case letter, then at most 63 lower-case letters, digits, `_` or `-`";
 
 /// The profiles that are shipped.
-const BUILTIN: [(&str, &str); 13] = [
+const BUILTIN: [(&str, &str); 14] = [
     ("calculate.toml", include_str!("../builtin/calculate.toml")),
     ("file_read.toml", include_str!("../builtin/file_read.toml")),
     (
@@ -28,6 +28,7 @@ const BUILTIN: [(&str, &str); 13] = [
     ),
     ("git.toml", include_str!("../builtin/git.toml")),
     ("minimal.toml", include_str!("../builtin/minimal.toml")),
+    ("network.toml", include_str!("../builtin/network.toml")),
     ("node.toml", include_str!("../builtin/node.toml")),
     (
         "privileged.toml",

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::diagnostics::Origin;
+use crate::egress::{self, Opened};
 use crate::filter::SyscallRules;
 pub use crate::placeholders::Piece;
 pub use crate::schema::{Approve, PathKind};
@@ -16,11 +17,16 @@ mod check;
 mod files;
 mod input;
 mod limits;
+mod network;
 mod run;
+mod sockets;
+mod trust;
 
 pub(crate) use chain::Chain;
 pub use files::is_the_systems;
 pub(crate) use files::{check_host_path, check_workspace_path};
+pub use trust::TRUST_STORES;
+pub(crate) use trust::hint as trust_hint;
 
 /// Where the workspace is in a cell.
 pub const WORK: &str = "/work";
@@ -38,6 +44,9 @@ pub struct Overrides {
     pub workspace: Option<WorkspaceKind>,
     /// Whether denied paths are named.
     pub explain_paths: Option<bool>,
+    /// The variables among [`TRUST_STORES`] that are set in the supervisor's environment: what they
+    /// name is shown to a tool that is passed the variable.
+    pub trust_stores: BTreeMap<String, String>,
 }
 
 /// A workspace as the operator chooses it.
@@ -72,6 +81,8 @@ pub struct Resolved {
     pub files: Files,
     /// What can be reached.
     pub network: NetworkRules,
+    /// Unix sockets of the host that can be connected to.
+    pub sockets: Vec<SocketRule>,
     /// System calls beyond, or out of, the default groups.
     pub syscalls: SyscallRules,
     /// Limits of one call.
@@ -179,6 +190,10 @@ pub struct PathRule {
     /// Why.
     #[serde(skip)]
     pub why: String,
+    /// The variable of the supervisor's environment that names the path, if it is not written in
+    /// the profile.
+    #[serde(skip)]
+    pub variable: Option<String>,
     #[serde(skip)]
     pub(crate) origin: Origin,
 }
@@ -201,27 +216,51 @@ pub enum Place {
     Shm,
 }
 
-/// What can be reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// What can be reached. In JSON the entries are as a person would write them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct NetworkRules {
-    /// Names with a port.
-    pub allow: Vec<String>,
-    /// Names out of the allowed ones.
-    pub deny: Vec<String>,
-    /// Private ranges that a name may resolve to.
-    pub allow_addresses: Vec<String>,
+    /// Hosts that can be reached.
+    #[serde(serialize_with = "entries_as_text")]
+    pub allow: Vec<egress::Rule>,
+    /// Hosts out of the allowed ones.
+    #[serde(serialize_with = "entries_as_text")]
+    pub deny: Vec<egress::Rule>,
+    /// Addresses that are not public and that a name may lead to.
+    #[serde(serialize_with = "as_text")]
+    pub allow_addresses: Vec<Opened>,
+    /// Whether TLS clients may leave out the server's name.
+    pub allow_no_sni: bool,
     /// Whether programs in the cell may talk TCP to each other.
     pub loopback: bool,
     /// Whether Unix sockets may be made even where one of the host's might be in reach.
     pub unix: bool,
 }
 
+fn entries_as_text<S: Serializer>(rules: &[egress::Rule], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(rules.iter().map(|rule| rule.entry.to_string()))
+}
+
+fn as_text<S: Serializer>(items: &[impl ToString], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(items.iter().map(ToString::to_string))
+}
+
 impl NetworkRules {
-    /// Whether nothing beyond the cell can be reached.
+    /// Whether nothing beyond the cell can be reached by name or address.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.allow.is_empty()
     }
+}
+
+/// A Unix socket of the host that can be connected to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SocketRule {
+    /// Its path on the host, which is also its path in the cell.
+    pub path: PathBuf,
+    /// Whether it may be absent on the host.
+    pub if_present: bool,
+    #[serde(skip)]
+    pub(crate) origin: Origin,
 }
 
 /// Limits of one call.
@@ -257,6 +296,10 @@ pub struct Limits {
     pub open_files: u32,
     /// Largest file in bytes.
     pub file_size: u64,
+    /// Bytes to and from hosts, both ways together.
+    pub egress: u64,
+    /// Connections to hosts at once.
+    pub connections: u32,
     /// Calls of the tool at once.
     pub concurrency: u32,
     /// Calls of the tool in a time.
@@ -379,12 +422,14 @@ impl Resolved {
         let own = own
             .chain(DEVICES.into_iter().map(|(path, _)| path))
             .map(Path::new);
+        let sockets = self.sockets.iter().map(|socket| socket.path.as_path());
         let program = self.run.as_ref().map(|run| run.program.as_path());
         let mut paths = BTreeSet::new();
         for path in listed
             .chain(self.roots.values().map(PathBuf::as_path))
             .chain(workspace)
             .chain(program)
+            .chain(sockets)
             .chain(own)
         {
             paths.insert(path.to_owned());
@@ -414,6 +459,13 @@ impl Resolved {
             ),
             Place::Tmp | Place::Shm => false,
         });
-        !writes_host && self.network.is_none()
+        !writes_host && !self.reaches_out()
+    }
+
+    /// Whether a call can talk to anybody beyond its cell: a host, a service of the machine, or who
+    /// listens on one of its Unix sockets.
+    #[must_use]
+    pub fn reaches_out(&self) -> bool {
+        !self.network.is_none() || !self.sockets.is_empty()
     }
 }

@@ -62,6 +62,9 @@ pub struct Profile {
     /// What can be reached; absent means nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// Sockets of the host that can be connected to; absent means none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<Sockets>,
     /// System calls beyond, or out of, the default groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syscalls: Option<Syscalls>,
@@ -298,15 +301,20 @@ pub enum Workspace {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// Names with a port, such as `api.github.com:443`.
+    /// Hosts that can be reached, by name, port and protocol: `example.org`, `*.example.org:443`,
+    /// `db.example.org:5432/tcp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<At<Short<HostEntry>>>,
-    /// Names out of the allowed ones.
+    /// Hosts out of the allowed ones; without a port, by any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<At<Short<HostEntry>>>,
-    /// Private address ranges that an allowed name may resolve to.
+    /// Addresses that are not public and that an allowed name may lead to: a range such as
+    /// `10.0.0.0/8`, or a word such as `private`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allow_addresses: Vec<At<Short<HostEntry>>>,
+    pub allow_addresses: Vec<At<Short<AddressEntry>>>,
+    /// Whether TLS clients may leave out the server's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_no_sni: Option<At<bool>>,
     /// Whether programs in the cell may talk TCP to each other over the cell's own loopback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loopback: Option<At<bool>>,
@@ -315,11 +323,11 @@ pub struct Network {
     pub unix: Option<At<bool>>,
 }
 
-/// A host name with its port, a wildcard, or an address range.
+/// A host by name, with ports and protocol; a wildcard, an address, or a range of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostEntry {
-    /// The name or range.
+    /// The host, such as `example.org` or `db.example.org:5432/tcp`.
     pub host: String,
     /// Why the tool needs it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -333,6 +341,65 @@ impl FromText for HostEntry {
     fn from_text(text: String) -> Self {
         Self {
             host: text,
+            why: String::new(),
+        }
+    }
+}
+
+/// Addresses that a name may lead to although they are not public.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddressEntry {
+    /// A range such as `10.0.0.0/8`, or a word such as `private`.
+    pub range: String,
+    /// Why names lead there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl FromText for AddressEntry {
+    const EXPECTED: &'static str =
+        "a range, or a table such as `{ range = \"10.0.0.0/8\", why = \"…\" }`";
+
+    fn from_text(text: String) -> Self {
+        Self {
+            range: text,
+            why: String::new(),
+        }
+    }
+}
+
+/// Sockets of the host.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sockets {
+    /// Unix sockets that can be connected to, by their paths on the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connect: Vec<At<Short<SocketEntry>>>,
+}
+
+/// A Unix socket of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SocketEntry {
+    /// Its absolute path, which is also its path in the cell.
+    pub path: String,
+    /// Whether it may be absent on the host, in which case the entry does nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub if_present: bool,
+    /// Why the tool needs it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl FromText for SocketEntry {
+    const EXPECTED: &'static str =
+        "a path, or a table such as `{ path = \"/run/postgresql/.s.PGSQL.5432\", why = \"…\" }`";
+
+    fn from_text(text: String) -> Self {
+        Self {
+            path: text,
+            if_present: false,
             why: String::new(),
         }
     }
@@ -422,6 +489,12 @@ pub struct Limits {
     /// Largest file that can be written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<At<Size>>,
+    /// Bytes to and from hosts, both ways together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<At<Size>>,
+    /// Connections to hosts at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<At<Count>>,
     /// Calls of this tool at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<At<Count>>,

@@ -158,6 +158,57 @@ refused! {
     input_with_an_odd_name: "input = { type = \"object\", properties = { \"a b\" = { type = \"string\" } } }";
     extends_what_is_not_there: "extends = [\"standrad\"]";
     extends_itself: "extends = [\"tool\"]";
+    host_that_is_a_url: "network.allow = [\"https://example.org/api\"]";
+    host_that_is_a_url_of_another_protocol: "network.allow = [\"postgres://me@db.example.org/x\"]";
+    host_with_a_path: "network.allow = [\"example.org/api\"]";
+    host_with_a_space: "network.allow = [\"example.org: 443\"]";
+    host_with_a_user: "network.allow = [\"git@example.org\"]";
+    host_with_a_nul: "network.allow = [\"a\\u0000b.org\"]";
+    host_that_is_empty: "network.allow = [\"\"]";
+    host_that_is_too_long: format!("network.allow = [\"{}.org\"]", "a".repeat(64));
+    host_that_could_be_an_address: "network.allow = [\"1.2.3\"]";
+    host_that_is_the_cell_itself: "network.allow = [\"localhost:5432/tcp\"]";
+    host_beneath_localhost: "network.allow = [\"*.localhost\"]";
+    host_with_a_wildcard_within: "network.allow = [\"a.*.org\"]";
+    host_with_a_wildcard_without_a_dot: "network.allow = [\"*example.org\"]";
+    host_with_a_leading_dot: "network.allow = [\".example.org\"]";
+    host_with_an_empty_port: "network.allow = [\"example.org:\"]";
+    host_with_port_zero: "network.allow = [\"example.org:0\"]";
+    host_with_a_port_that_is_too_large: "network.allow = [\"example.org:70000\"]";
+    host_with_a_port_by_name: "network.allow = [\"example.org:https\"]";
+    host_with_a_range_of_ports: "network.allow = [\"example.org:8000-8002\"]";
+    host_with_a_port_twice: "network.allow = [\"example.org:443,443\"]";
+    host_over_udp: "network.allow = [\"example.org:443/udp\"]";
+    host_over_tcp_without_a_port: "network.allow = [\"db.example.org/tcp\"]";
+    service_without_a_port: "network.allow = [\"host:db.internal\"]";
+    service_by_the_name_of_a_host: "network.allow = [\"example.org\", \"host:example.org:5432/tcp\"]";
+    range_that_is_none: "network.allow = [\"10.1.2.3/8:443\"]";
+    range_that_holds_loopback: "network.allow = [\"0.0.0.0/0\"]";
+    address_of_loopback: "network.allow = [\"127.0.0.1:5432/tcp\"]";
+    address_where_nobody_serves: "network.allow = [\"224.0.0.1\"]";
+    address_of_the_cells_own: "network.allow = [\"198.18.0.1\"]";
+    host_of_a_wrong_key: "network.allow = [{ name = \"example.org\" }]";
+    denial_of_what_is_not_allowed: "network.allow = [\"example.org\"]\nnetwork.deny = [\"*.internal\"]";
+    denial_of_another_port: "network.allow = [\"example.org:443\"]\nnetwork.deny = [\"example.org:22\"]";
+    denial_of_all_of_an_entry: "network.allow = [\"a.example.org\", \"example.org\"]\nnetwork.deny = [\"*.example.org\"]";
+    denials_of_all_of_an_entry_together: "network.allow = [\"example.org\"]\nnetwork.deny = [\"example.org:80\", \"example.org:443\"]";
+    denial_of_one_protocol: "network.allow = [\"example.org\"]\nnetwork.deny = [\"example.org:80/tcp\"]";
+    denial_that_is_a_url: "network.deny = [\"https://example.org\"]";
+    opening_of_everything: "network.allow_addresses = [\"0.0.0.0/0\"]";
+    opening_of_what_is_public: "network.allow_addresses = [\"8.8.8.0/24\"]";
+    opening_of_multicast: "network.allow_addresses = [\"multicast\"]";
+    opening_that_is_misspelt: "network.allow_addresses = [\"privat\"]";
+    opening_that_is_no_range: "network.allow_addresses = [\"10.0.0.1/8\"]";
+    connections_beyond_the_most: "limits.connections = 5000";
+    connections_of_none: "limits.connections = 0";
+    egress_without_a_unit: "limits.egress = \"100\"";
+    socket_that_is_abstract: "sockets.connect = [\"@/tmp/.X11-unix/X0\"]";
+    socket_that_is_a_url: "sockets.connect = [\"unix:///run/some.sock\"]";
+    socket_of_a_callers: "sockets.connect = [\"{path}\"]";
+    socket_by_a_relative_path: "sockets.connect = [\"some.sock\"]";
+    socket_of_the_cells_own_proc: "sockets.connect = [\"/proc/1/root/run/some.sock\"]";
+    socket_of_a_wrong_key: "sockets.connect = [{ socket = \"/run/some.sock\" }]";
+    sockets_of_a_wrong_key: "sockets.allow = [\"/run/some.sock\"]";
     several_mistakes_at_once: "files.read = [\"a\", \"b\"]\nlimits.pids = 0\nrun.argv = [\"cat\"]";
 }
 
@@ -171,12 +222,24 @@ not_compiled! {
     program_that_is_a_directory: "run.argv = [\"/opt/data\"]\nfiles.exec = [\"/opt/data\"]";
     program_that_no_rule_lets_run: "run.argv = [\"/usr/bin/cat\"]\nfiles.read = [\"/usr\"]";
     program_of_the_callers: "extends = [\"standard\"]\nrun.argv = [\"/work/x\"]";
-    hosts_by_name_are_not_offered: "network.allow = [\"example.org:443\"]";
+    more_hosts_than_a_cell_has_sockets: format!("network.allow = [{}]", hosts(130));
+    socket_that_does_not_exist: "sockets.connect = [\"/run/nothing.sock\"]";
+    socket_that_is_a_file: "sockets.connect = [\"/opt/data/notes\"]";
+    socket_that_is_a_directory: "sockets.connect = [\"/run/postgresql\"]";
+    socket_in_a_directory_that_is_shown: "files.read = [\"/run/postgresql\"]\nsockets.connect = [\"/run/postgresql/.s.PGSQL.5432\"]";
+    socket_that_the_tool_can_replace: "files.write = [\"/srv/work\"]\nsockets.connect = [\"/srv/work/some.sock\"]";
+    socket_in_the_tools_workspace: "files.write = [\"/work\"]\nfiles.workspace = { kind = \"host\", path = \"/srv/work\" }\nsockets.connect = [\"/srv/work/some.sock\"]";
     root_that_does_not_exist: "roots.there = \"/srv/nothing\"";
     root_that_is_a_file: "roots.there = \"/opt/data/notes\"";
     root_within_the_cells_own_tmp: "extends = [\"standard\"]\nroots.there = \"/tmp/docs\"\nfiles.read = [\"{roots.there}\"]";
     root_that_was_not_given: "roots.there = { required = true, why = \"the documents\" }";
     workspace_that_does_not_exist: "files.write = [\"/work\"]\nfiles.workspace = { kind = \"host\", path = \"/srv/nothing\" }";
+}
+
+/// So many different hosts, as a list's items.
+fn hosts(count: usize) -> String {
+    let hosts: Vec<_> = (0..count).map(|n| format!("\"n{n}.org\"")).collect();
+    hosts.join(", ")
 }
 
 #[test]

@@ -22,7 +22,7 @@ const TOOLS: [&str; 9] = [
     "shell",
     "sqlite_query",
 ];
-const BASES: [&str; 4] = ["minimal", "privileged", "readonly", "standard"];
+const BASES: [&str; 5] = ["minimal", "network", "privileged", "readonly", "standard"];
 const ABIS: [u32; 5] = [1, 2, 4, 6, 7];
 
 fn compiled(name: &str, arch: Arch, abi: u32) -> Compiled {

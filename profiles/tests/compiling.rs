@@ -8,6 +8,12 @@ mod calls;
 mod debian;
 #[path = "compiling/shown.rs"]
 mod shown;
+#[path = "compiling/network.rs"]
+mod network;
+#[path = "compiling/sockets.rs"]
+mod sockets;
+#[path = "compiling/trust.rs"]
+mod trust;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,6 +88,7 @@ fn facts() -> CallFacts {
         shown: Vec::new(),
         grants: Vec::new(),
         protect: Vec::new(),
+        sockets: Vec::new(),
     }
 }
 

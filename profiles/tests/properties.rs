@@ -201,6 +201,9 @@ fn line() -> impl Strategy<Value = String> {
         "extends",
         "title",
         "network.allow",
+        "network.deny",
+        "network.allow_addresses",
+        "sockets.connect",
         "syscalls.allow",
         "syscalls.deny",
         "roots.docs",
@@ -226,6 +229,9 @@ fn line() -> impl Strategy<Value = String> {
         "[\"ptrace\"]",
         "[\"../x\"]",
         "nan",
+        "[\"example.org\"]",
+        "[\"*\", \"10.0.0.0/8\", \"host:db.internal:1/tcp\"]",
+        "[\"/run/some.sock\"]",
     ];
     (
         prop::sample::select(keys.to_vec()),
@@ -346,6 +352,37 @@ fn run() -> impl Strategy<Value = schema::Run> {
     })
 }
 
+fn network() -> impl Strategy<Value = schema::Network> {
+    let host = ("[a-z.:0-9/*]{1,20}", "[a-z ]{0,9}");
+    let host = host.prop_map(|(host, why)| Short(schema::HostEntry { host, why }));
+    let range = ("[0-9./]{1,20}", "[a-z ]{0,9}");
+    let range = range.prop_map(|(range, why)| Short(schema::AddressEntry { range, why }));
+    (
+        prop::collection::vec(at(host), 0..4),
+        prop::collection::vec(at(range), 0..3),
+        prop::option::of(at(any::<bool>())),
+    )
+        .prop_map(|(allow, allow_addresses, allow_no_sni)| schema::Network {
+            deny: allow.clone(),
+            allow,
+            allow_addresses,
+            allow_no_sni,
+            ..schema::Network::default()
+        })
+}
+
+fn sockets() -> impl Strategy<Value = schema::Sockets> {
+    let socket = ("/[a-z/]{1,20}", any::<bool>(), "[a-z ]{0,9}");
+    let socket = socket.prop_map(|(path, if_present, why)| {
+        Short(schema::SocketEntry {
+            path,
+            if_present,
+            why,
+        })
+    });
+    prop::collection::vec(at(socket), 0..3).prop_map(|connect| schema::Sockets { connect })
+}
+
 fn profile() -> impl Strategy<Value = Profile> {
     (
         "[a-z]{1,9}",
@@ -354,26 +391,31 @@ fn profile() -> impl Strategy<Value = Profile> {
         prop::option::of(run()),
         prop::option::of(files()),
         prop::option::of(limits()),
+        prop::option::of(network()),
+        prop::option::of(sockets()),
     )
-        .prop_map(|(name, title, extends, run, files, limits)| Profile {
-            format: At::nowhere(schema::FORMAT),
-            name: At::nowhere(name),
-            title,
-            description: None,
-            tags: Vec::new(),
-            extends,
-            input: None,
-            run,
-            roots: BTreeMap::new(),
-            paths: BTreeMap::new(),
-            files,
-            network: None,
-            syscalls: None,
-            limits,
-            access: None,
-            pool: None,
-            explain: None,
-        })
+        .prop_map(
+            |(name, title, extends, run, files, limits, network, sockets)| Profile {
+                format: At::nowhere(schema::FORMAT),
+                name: At::nowhere(name),
+                title,
+                description: None,
+                tags: Vec::new(),
+                extends,
+                input: None,
+                run,
+                roots: BTreeMap::new(),
+                paths: BTreeMap::new(),
+                files,
+                network,
+                sockets,
+                syscalls: None,
+                limits,
+                access: None,
+                pool: None,
+                explain: None,
+            },
+        )
 }
 
 #[test]

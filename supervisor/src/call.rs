@@ -157,7 +157,7 @@ impl Cells {
         let places = self
             .workspaces
             .open(
-                &compiled.resolved,
+                compiled,
                 &start.asker.caller.id,
                 &start.plan.grants,
                 &assigned,
@@ -176,6 +176,7 @@ impl Cells {
             workspace: places.workspace.clone(),
             grants: places.grants.clone(),
             protect: places.protect.clone(),
+            sockets: places.sockets.clone(),
         };
         let call = compiled
             .call(&start.plan, &facts)

@@ -18,9 +18,9 @@ use profiles::host::Host;
 use profiles::resolve::Overrides;
 
 use crate::catalog::{Directory, Sources};
-use crate::dirs;
 use crate::outcome::Outcome;
 use crate::results::Results;
+use crate::{dirs, facts};
 
 /// Where profiles come from, as every command that needs them is told.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -63,6 +63,7 @@ impl SourceArgs {
             roots: self.roots.iter().cloned().collect(),
             workspace: None,
             explain_paths: self.explain.then_some(true),
+            trust_stores: facts::trust_stores(),
         }
     }
 

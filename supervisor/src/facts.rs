@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use profiles::host::{Host, PathFact};
+use profiles::resolve::TRUST_STORES;
 
 /// Looks at each path, and at what the links among them lead to.
 #[must_use]
@@ -32,9 +33,20 @@ pub fn look(path: &Path) -> PathFact {
             // It dangles, or leads in a circle.
             _ => PathFact::Absent,
         }
+    } else if kind.is_socket() {
+        PathFact::Socket
     } else {
         PathFact::Other
     }
+}
+
+/// The variables of this process's environment that name trust stores.
+#[must_use]
+pub fn trust_stores() -> BTreeMap<String, String> {
+    TRUST_STORES
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -50,6 +62,7 @@ mod tests {
         fs::write(path("file"), "").unwrap();
         fs::write(path("program"), "").unwrap();
         fs::set_permissions(path("program"), fs::Permissions::from_mode(0o755)).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         symlink("file", path("link")).unwrap();
         symlink("nothing", path("dangling")).unwrap();
         symlink("circle", path("circle")).unwrap();
@@ -65,6 +78,7 @@ mod tests {
         for absent in ["dangling", "circle", "nothing"] {
             assert_eq!(look(&path(absent)), PathFact::Absent, "{absent}");
         }
+        assert_eq!(look(&path("socket")), PathFact::Socket);
         assert_eq!(look(Path::new("/dev/null")), PathFact::Other);
     }
 }

@@ -100,7 +100,7 @@ pub fn annotations(profile: &Resolved) -> ToolAnnotations {
         // What may write may overwrite, and what may do so twice may do harm twice.
         Some(!read_only),
         Some(read_only),
-        Some(!profile.network.is_none()),
+        Some(profile.reaches_out()),
     )
 }
 

@@ -14,7 +14,8 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{SFlag, fstat};
 use profiles::compile::{
-    Existence, Grant, GrantFact, ProtectFact, ProtectState, WantKind, WorkspaceFact,
+    Compiled, Existence, Grant, GrantFact, ProtectFact, ProtectState, SocketFact, WantKind,
+    WorkspaceFact,
 };
 use profiles::resolve::{Resolved, Workspace};
 use runner::spec::{Identity, Ids};
@@ -49,6 +50,14 @@ pub enum WorkspaceError {
         /// What is wrong with it.
         what: String,
     },
+    /// A Unix socket of the profile's.
+    #[error("the Unix socket `{path}`: {what}")]
+    Socket {
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A protected path cannot be protected as it is.
     #[error("`{path}` cannot be protected: {what}")]
     Protect {
@@ -68,6 +77,8 @@ pub struct Places {
     pub grants: Vec<GrantFact>,
     /// The state of each protected path.
     pub protect: Vec<ProtectFact>,
+    /// The Unix sockets of the profile that are there.
+    pub sockets: Vec<SocketFact>,
     /// The user the cell must run as, if not the assigned one: the owner of a host workspace.
     pub run_as: Option<Ids>,
     /// Removed when the call is over.
@@ -115,7 +126,7 @@ impl Workspaces {
     /// workspace, which may have been made.
     pub fn open(
         &self,
-        profile: &Resolved,
+        compiled: &Compiled,
         caller: &str,
         grants: &[Grant],
         assigned: &Assigned,
@@ -130,6 +141,17 @@ impl Workspaces {
             .iter()
             .map(|grant| open_grant(grant, viewer))
             .collect::<Result<_, _>>()?;
+        let sockets = compiled.sockets.iter().filter_map(|socket| {
+            let found = find_socket(&socket.path);
+            found
+                .map_err(|what| WorkspaceError::Socket {
+                    path: socket.path.display().to_string(),
+                    what,
+                })
+                .transpose()
+        });
+        let sockets = sockets.collect::<Result<_, _>>()?;
+        let profile = &compiled.resolved;
         let directory = match &profile.workspace {
             Workspace::Ephemeral { .. } | Workspace::None => None,
             Workspace::Host { path } => Some(path.clone()),
@@ -140,6 +162,7 @@ impl Workspaces {
                 workspace: None,
                 grants,
                 protect: vec![],
+                sockets,
                 run_as: None,
                 work: None,
                 _marks: None,
@@ -189,6 +212,7 @@ impl Workspaces {
             workspace: Some(workspace),
             grants,
             protect,
+            sockets,
             run_as,
             work,
             _marks: marks,
@@ -373,6 +397,29 @@ fn open_grant(grant: &Grant, viewer: Viewer) -> Result<GrantFact, WorkspaceError
         directory,
         owner,
     })
+}
+
+/// Identifies a Unix socket, without following a link; none if there is nothing.
+fn find_socket(path: &Path) -> Result<Option<SocketFact>, String> {
+    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(resolve);
+    let opened = match openat2(AT_FDCWD, path, how) {
+        Err(Errno::ENOENT) => return Ok(None),
+        result => result.map_err(lookup)?,
+    };
+    let stat = fstat(&opened).map_err(text)?;
+    if stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
+        return Err("it is no socket now".to_owned());
+    }
+    Ok(Some(SocketFact {
+        path: path.to_owned(),
+        identity: Identity {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        },
+    }))
 }
 
 /// Looks at every protected path of the profile.

@@ -28,6 +28,17 @@ pub struct CallFacts {
     pub grants: Vec<GrantFact>,
     /// One fact for each path that the profile protects, for a named or a host workspace.
     pub protect: Vec<ProtectFact>,
+    /// One fact for each of [`Compiled::sockets`] that is there.
+    pub sockets: Vec<SocketFact>,
+}
+
+/// A Unix socket of the host as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketFact {
+    /// Its path, as in [`super::Socket`]; no link was followed to it.
+    pub path: PathBuf,
+    /// What it was when it was opened.
+    pub identity: Identity,
 }
 
 /// The directory that a call has as its workspace.
@@ -138,6 +149,12 @@ pub enum CallError {
     /// A protected path does not exist, and there is no directory to block it with.
     #[error("`{0}` cannot be protected before it exists")]
     CannotBlock(String),
+    /// Nobody listens at a socket that must be there.
+    #[error(
+        "there is no Unix socket `{0}` now; hint: start the service, or say `if_present = true` in \
+         `sockets.connect`"
+    )]
+    Socket(String),
     /// More mounts or rules than a cell may have.
     #[error("the call needs {found} {what}, more than {most}")]
     TooMany {
@@ -161,6 +178,7 @@ impl Compiled {
         let mut rules = Vec::new();
         self.add_workspace(facts, &mut mounts, &mut rules)?;
         self.add_grants(plan, facts, &mut mounts, &mut rules)?;
+        self.add_sockets(facts, &mut mounts, &mut rules)?;
         for (what, found, most) in [
             (
                 "mounts",
@@ -346,6 +364,41 @@ impl Compiled {
                 owner: fact.owner,
             });
             mounts.extend(covers);
+        }
+        Ok(())
+    }
+
+    /// Only what was opened and identified is mounted, so that nothing else can take its place. The
+    /// mount is read-only, which does not keep anybody from connecting.
+    fn add_sockets(
+        &self,
+        facts: &CallFacts,
+        mounts: &mut Vec<Mount>,
+        rules: &mut Vec<LandlockRule>,
+    ) -> Result<(), CallError> {
+        for socket in &self.sockets {
+            let fact = facts.sockets.iter().find(|fact| fact.path == socket.path);
+            let Some(fact) = fact else {
+                if socket.if_present {
+                    continue;
+                }
+                return Err(CallError::Socket(socket.path.display().to_string()));
+            };
+            mounts.push(Mount::Bind {
+                source: fact.path.clone(),
+                target: fact.path.clone(),
+                directory: false,
+                writable: false,
+                exec: false,
+                identity: Some(fact.identity),
+                owner: None,
+            });
+            let access = self.rights.access(Use::Connect, false);
+            // A kernel before ABI 9 has no right for it, and no rule may be empty.
+            rules.extend((access != 0).then(|| LandlockRule {
+                path: fact.path.clone(),
+                access,
+            }));
         }
         Ok(())
     }

@@ -62,6 +62,8 @@ pub(super) enum Use {
     /// Send to and receive from message queues. To make and to remove one takes no right, because
     /// `mq_open` and `mq_unlink` name no path that Landlock looks at; to open it does.
     Queue,
+    /// Connect to a Unix socket.
+    Connect,
 }
 
 /// The access rights that one kernel knows.
@@ -90,10 +92,11 @@ impl Rights {
     }
 
     /// A ruleset with these rules that handles everything the kernel knows.
-    pub(super) fn ruleset(self, rules: Vec<LandlockRule>, loopback: bool) -> Landlock {
-        // With loopback, TCP is left to the network namespace, in which nothing else can be
-        // reached.
-        let net = self.abi >= 4 && !loopback;
+    pub(super) fn ruleset(self, rules: Vec<LandlockRule>, tcp: bool) -> Landlock {
+        // Where programs may talk TCP, it is left to the network namespace: Landlock tells ports
+        // apart, not addresses, and nothing leaves the namespace but through the sockets that the
+        // supervisor holds.
+        let net = self.abi >= 4 && !tcp;
         let scopes = self.abi >= 6;
         Landlock {
             abi: self.abi,
@@ -135,6 +138,7 @@ impl Rights {
             Use::WriteOwn => write | MAKE_SOCK | MAKE_FIFO,
             Use::Device => READ_FILE | WRITE_FILE,
             Use::Queue => read | WRITE_FILE,
+            Use::Connect => RESOLVE_UNIX,
             Use::Terminal => read | WRITE_FILE | IOCTL_DEV,
         };
         let of_kind = if directory { u64::MAX } else { OF_FILES };

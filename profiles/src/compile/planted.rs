@@ -26,10 +26,12 @@ pub(super) fn refuse(
         Workspace::Host { path } => Some(path.as_path()),
         _ => None,
     };
+    let sockets = resolved.sockets.iter();
+    let sockets = sockets.map(|socket| (socket.path.as_path(), &socket.origin));
     let roots = resolved.roots.values().map(PathBuf::as_path);
     let others = roots.chain(workspace);
     let others = others.map(|path| (path, &resolved.origin));
-    for (path, origin) in listed.chain(others) {
+    for (path, origin) in listed.chain(sockets).chain(others) {
         if let Some(link) = planted(path, host, &writable) {
             problems.push(diagnostic(path, link, origin));
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use runner::spec::{LandlockRule, Mount};
 
 use crate::diagnostics::{Diagnostic, Kind, Problems};
+use crate::egress::RESOLVER;
 use crate::host::{Host, PathFact};
 use crate::resolve::{DEVICES, Place, Resolved, SHM, TMP, WORK, Workspace};
 
@@ -42,7 +43,7 @@ pub(super) fn devices(
 }
 
 /// The mounts that come before anything of the host, parents before children.
-pub(super) fn mounts(resolved: &Resolved, devices: &[&str]) -> Vec<Mount> {
+pub(super) fn mounts(resolved: &Resolved, devices: &[&str], resolver: bool) -> Vec<Mount> {
     let directory = |target: &str| Mount::Directory {
         target: target.into(),
         mode: 0o755,
@@ -57,7 +58,7 @@ pub(super) fn mounts(resolved: &Resolved, devices: &[&str]) -> Vec<Mount> {
         },
         directory("/etc"),
     ];
-    mounts.extend(etc().into_iter().map(|(target, text)| Mount::File {
+    mounts.extend(etc(resolver).into_iter().map(|(target, text)| Mount::File {
         target: target.into(),
         contents: text.into_bytes(),
         mode: 0o444,
@@ -112,8 +113,19 @@ pub(super) fn writes(resolved: &Resolved, place: &Place) -> bool {
 
 /// The files that a cell has in `/etc`: enough to know who and where it is, and nothing of the
 /// host.
-fn etc() -> [(&'static str, String); 5] {
+///
+/// A cell with a resolver asks it for whatever `/etc/hosts` does not have. No `options`: its answers
+/// hold one address, so they need neither EDNS nor TCP, and they come at once.
+fn etc(resolver: bool) -> [(&'static str, String); 5] {
     let (uid, gid) = (INSIDE.uid, INSIDE.gid);
+    let (nameserver, hosts) = if resolver {
+        (format!("nameserver {RESOLVER}\n"), "files dns")
+    } else {
+        // A question fails at once; it is only asked so that it can be named. The last word is with
+        // `files`: an unknown name is unknown, and not to be tried again.
+        let nobody = "# This cell resolves no names.\noptions attempts:1 timeout:1\n";
+        (nobody.to_owned(), "files dns files")
+    };
     [
         (
             "/etc/passwd",
@@ -131,17 +143,13 @@ fn etc() -> [(&'static str, String); 5] {
             "/etc/hosts",
             format!("127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost {HOSTNAME}\n"),
         ),
-        (
-            "/etc/resolv.conf",
-            // A question fails at once; it is only asked so that it can be named.
-            "# This cell resolves no names.\noptions attempts:1 timeout:1\n".to_owned(),
-        ),
+        ("/etc/resolv.conf", nameserver),
         (
             "/etc/nsswitch.conf",
-            // The last word is with `files`: an unknown name is unknown, and not to be tried again.
-            "passwd: files\ngroup: files\nshadow: files\nhosts: files dns files\nnetworks: files\n\
-             protocols: files\nservices: files\n"
-                .to_owned(),
+            format!(
+                "passwd: files\ngroup: files\nshadow: files\nhosts: {hosts}\nnetworks: files\n\
+                 protocols: files\nservices: files\n"
+            ),
         ),
     ]
 }

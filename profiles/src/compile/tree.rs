@@ -7,7 +7,9 @@ use runner::spec::{LandlockRule, Mount};
 
 use crate::diagnostics::{Diagnostic, Kind, Problems};
 use crate::host::{Host, PathFact};
-use crate::resolve::{ALIASES, LOADERS, PathRule, Place, Resolved, Workspace, is_the_systems};
+use crate::resolve::{
+    ALIASES, LOADERS, PathRule, Place, Resolved, Workspace, is_the_systems, trust_hint,
+};
 
 use super::covers::covers;
 use super::landlock::{Rights, Use};
@@ -113,10 +115,16 @@ impl Tree {
         };
         let Some((canonical, fact)) = host.canonical(&path) else {
             if !rule.if_present {
+                let hint = rule.variable.as_deref().map(trust_hint);
+                let hint = hint
+                    .unwrap_or_else(|| "if it need not be there, say `if_present = true`".into());
                 problems.push(
-                    Diagnostic::at(&rule.origin, format!("`{}` does not exist", path.display()))
-                        .with_kind(Kind::NoPath)
-                        .with_hint("if it need not be there, say `if_present = true`"),
+                    Diagnostic::at(
+                        &rule.origin,
+                        format!("{} does not exist", named(rule, &path)),
+                    )
+                    .with_kind(Kind::NoPath)
+                    .with_hint(hint),
                 );
             }
             return;
@@ -124,21 +132,35 @@ impl Tree {
         let directory = match fact {
             PathFact::Directory => true,
             PathFact::File { .. } => false,
-            PathFact::Other | PathFact::Absent | PathFact::Symlink { .. } => {
+            PathFact::Socket | PathFact::Other | PathFact::Absent | PathFact::Symlink { .. } => {
+                let hint = match (&rule.variable, fact) {
+                    (Some(variable), _) => trust_hint(variable),
+                    (None, PathFact::Socket) => {
+                        "to let the tool connect to it, list it in `sockets.connect`".to_owned()
+                    }
+                    _ => "FIFOs and device nodes of the host are not shown".to_owned(),
+                };
+                let what = named(rule, &path);
                 problems.push(
                     Diagnostic::at(
                         &rule.origin,
-                        format!("`{}` is neither a file nor a directory", path.display()),
+                        format!("{what} is neither a file nor a directory"),
                     )
                     .with_kind(Kind::NotOffered)
-                    .with_hint("sockets, FIFOs and device nodes of the host are not shown"),
+                    .with_hint(hint),
                 );
                 return;
             }
         };
         if let Err(diagnostic) = crate::resolve::check_host_path(&canonical, &rule.origin) {
             // A link must not lead where the path itself could not be listed.
-            problems.push(diagnostic);
+            problems.push(match &rule.variable {
+                // The operator's environment is at fault, not the profile.
+                Some(variable) => diagnostic
+                    .with_kind(Kind::NoPath)
+                    .with_hint(trust_hint(variable)),
+                None => diagnostic,
+            });
             return;
         }
         if directory {
@@ -154,7 +176,9 @@ impl Tree {
         self.name(host, &path);
     }
 
-    fn name(&mut self, host: &Host, path: &Path) {
+    /// Lets a path of the host be named in the cell by the links that lead to it there, without
+    /// showing anything by it.
+    pub(super) fn name(&mut self, host: &Host, path: &Path) {
         self.named.insert(path.to_owned());
         self.named.insert(host.without_links_above(path));
     }
@@ -380,6 +404,11 @@ impl Tree {
             .collect()
     }
 
+    /// Whether a rule lists a path, or a directory above it.
+    pub(super) fn lists(&self, canonical: &Path) -> bool {
+        self.above(canonical).is_some()
+    }
+
     pub(super) fn executes(&self, canonical: &Path) -> bool {
         self.above(canonical).is_some_and(|allowed| allowed.execute)
     }
@@ -390,5 +419,16 @@ impl Tree {
         host.map(|(path, _)| path.clone())
             .chain(self.own_executable.iter().cloned())
             .collect()
+    }
+}
+
+/// How a message names the path of a rule: with the variable, if it was one that named it.
+fn named(rule: &PathRule, path: &Path) -> String {
+    match &rule.variable {
+        Some(variable) => format!(
+            "`{}`, which the supervisor's `{variable}` names,",
+            path.display()
+        ),
+        None => format!("`{}`", path.display()),
     }
 }

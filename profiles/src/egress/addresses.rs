@@ -148,6 +148,41 @@ fn special_v6(address: Ipv6Addr) -> Option<Special> {
     }
 }
 
+/// What makes a range one that no entry of `network.allow` can list: addresses at which nobody serves,
+/// or which are the cell's own within it.
+#[must_use]
+pub fn unlistable(range: IpNet) -> Option<Special> {
+    let never = |kind: Special| {
+        !kind.can_be_opened() || matches!(kind, Special::Loopback | Special::Benchmarking)
+    };
+    match range {
+        IpNet::V4(v4) => {
+            let future: Ipv4Net = "240.0.0.0/4".parse().expect("a range");
+            let table = V4.iter().map(|(range, kind)| {
+                let range: Ipv4Net = range.parse().expect("the table holds ranges");
+                (range, *kind)
+            });
+            table
+                .chain([(future, Special::Reserved)])
+                .find(|(other, kind)| never(*kind) && (v4.contains(other) || other.contains(&v4)))
+                .map(|(_, kind)| kind)
+        }
+        IpNet::V6(v6) => {
+            let ends = [v6.network(), v6.broadcast()].map(special_v6);
+            if let Some(kind) = ends.into_iter().flatten().find(|kind| never(*kind)) {
+                return Some(kind);
+            }
+            // Teredo and its like, and 6to4, within what is otherwise public.
+            let carriers = ["2001::/23", "2002::/16"].map(|range| range.parse().expect("a range"));
+            let carries = carriers
+                .iter()
+                .any(|carrier: &Ipv6Net| v6.contains(carrier));
+            let mixed = ends[0] != ends[1];
+            (carries || mixed).then_some(Special::Reserved)
+        }
+    }
+}
+
 /// One entry of `network.allow_addresses`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Opened {
@@ -202,6 +237,18 @@ impl Opened {
         match self {
             Self::Kind(kind) => special(address) == Some(*kind),
             Self::Range(range) => range.contains(&address),
+        }
+    }
+}
+
+impl fmt::Display for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind(kind) => write!(f, "{kind}"),
+            Self::Range(range) if range.prefix_len() == range.max_prefix_len() => {
+                write!(f, "{}", range.addr())
+            }
+            Self::Range(range) => write!(f, "{range}"),
         }
     }
 }
@@ -296,6 +343,39 @@ mod tests {
         assert!(!read("10.0.0.0/8").opens(address("192.168.0.1")));
         assert!(read("127.0.0.1").opens(address("127.0.0.1")));
         assert!(!read("127.0.0.1").opens(address("127.0.0.2")));
+    }
+
+    #[test]
+    fn what_cannot_be_listed_is_told() {
+        let of = |text: &str| unlistable(text.parse().expect("a range"));
+        for (text, kind) in [
+            ("0.0.0.0/0", Special::Reserved),
+            ("127.0.0.1/32", Special::Loopback),
+            ("64.0.0.0/2", Special::Loopback),
+            ("198.18.0.1/32", Special::Benchmarking),
+            ("224.0.0.1/32", Special::Multicast),
+            ("255.255.255.255/32", Special::Reserved),
+            ("::/0", Special::Reserved),
+            ("::1/128", Special::Loopback),
+            ("::ffff:8.8.8.8/128", Special::Reserved),
+            ("2000::/3", Special::Reserved),
+            ("2000::/12", Special::Reserved),
+            ("f000::/4", Special::Reserved),
+        ] {
+            assert_eq!(of(text), Some(kind), "{text}");
+        }
+        for text in [
+            "8.8.8.8/32",
+            "10.0.0.0/8",
+            "169.254.169.254/32",
+            "192.0.2.0/24",
+            "2606:4700::/32",
+            "fc00::/7",
+            "fe80::/10",
+            "2001:db8::/32",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
     }
 
     #[test]

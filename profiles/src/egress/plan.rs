@@ -244,9 +244,8 @@ impl Plan {
     /// What the resolver says of a name.
     #[must_use]
     pub fn look_up(&self, name: &Name) -> Lookup {
-        if let Some(rule) = self.deny.iter().find(|rule| rule.entry.covers(name))
-            && rule.entry.ports.is_empty()
-        {
+        let whole = |rule: &&Rule| rule.entry.ports.is_empty() && rule.entry.covers(name);
+        if let Some(rule) = self.deny.iter().find(whole) {
             return Lookup::Refused(Refusal::Denied(rule.clone()));
         }
         if let Some(address) = self.hosts.get(name) {

@@ -17,6 +17,7 @@ pub(crate) enum RuleKey {
     NetworkAllow,
     NetworkDeny,
     NetworkAddresses,
+    SocketConnect,
     SyscallAllow,
     SyscallDeny,
     PassEnv,
@@ -33,6 +34,7 @@ impl RuleKey {
             Self::NetworkAllow => "network.allow",
             Self::NetworkDeny => "network.deny",
             Self::NetworkAddresses => "network.allow_addresses",
+            Self::SocketConnect => "sockets.connect",
             Self::SyscallAllow => "syscalls.allow",
             Self::SyscallDeny => "syscalls.deny",
             Self::PassEnv => "run.pass_env",
@@ -96,6 +98,13 @@ impl<'a> Chain<'a> {
 
     pub(crate) fn rules(&self, key: RuleKey) -> impl Iterator<Item = &WrittenRule> {
         self.rules.iter().filter(move |rule| rule.key == key)
+    }
+
+    /// How far from the outermost base the profile is in which a rule stands.
+    pub(crate) fn depth(&self, rule: &WrittenRule) -> Option<usize> {
+        self.links
+            .iter()
+            .position(|written| *written.profile.name == rule.profile)
     }
 
     pub(crate) fn public_rules(&self) -> Vec<Rule> {
@@ -168,11 +177,20 @@ fn rules_of(written: &Written) -> Vec<WrittenRule> {
         for (key, list) in [
             (RuleKey::NetworkAllow, &network.allow),
             (RuleKey::NetworkDeny, &network.deny),
-            (RuleKey::NetworkAddresses, &network.allow_addresses),
         ] {
             for entry in list {
                 push(key, entry.span(), &entry.host, &entry.why, false);
             }
+        }
+        for entry in &network.allow_addresses {
+            let key = RuleKey::NetworkAddresses;
+            push(key, entry.span(), &entry.range, &entry.why, false);
+        }
+    }
+    if let Some(sockets) = &profile.sockets {
+        for entry in &sockets.connect {
+            let key = RuleKey::SocketConnect;
+            push(key, entry.span(), &entry.path, &entry.why, entry.if_present);
         }
     }
     if let Some(syscalls) = &profile.syscalls {

@@ -13,8 +13,8 @@ use crate::syscalls::Syscall;
 use super::chain::{Chain, RuleKey};
 use super::input::Input;
 use super::{
-    Access, Explain, NetworkRules, Overrides, PathArgument, Place, Pool, Resolved, Workspace,
-    files, limits, run,
+    Access, Explain, Overrides, PathArgument, Place, Pool, Resolved, Workspace, files, limits,
+    network, run, sockets, trust,
 };
 
 /// Most prepared cells of one profile.
@@ -55,7 +55,9 @@ impl Chain<'_> {
         let paths = path_arguments(self, &input, &roots, &mut problems);
         let limits = limits::resolve(self, &mut problems);
         let workspace = files::workspace(self, overrides, &roots, &limits, &mut problems);
-        let files = files::resolve(self, &roots, &paths, workspace.as_ref(), &mut problems);
+        let mut files = files::resolve(self, &roots, &paths, workspace.as_ref(), &mut problems);
+        let (shown, shown_rules) = trust::shown(self, &overrides.trust_stores, &mut problems);
+        files.read.extend(shown);
         let scope = run::Scope {
             input: &input,
             roots: &roots,
@@ -63,7 +65,8 @@ impl Chain<'_> {
         };
         let run = run::command(self, &scope, &mut problems);
         let environment = run::environment(self, &scope, &mut problems);
-        let network = network(self);
+        let network = network::resolve(self, &mut problems);
+        let sockets = sockets::resolve(self, &mut problems);
         let syscalls = syscalls(self, &mut problems);
         let access = access(self, &mut problems);
         let pool = pool(self, &mut problems);
@@ -95,6 +98,7 @@ impl Chain<'_> {
             environment,
             files,
             network,
+            sockets,
             syscalls,
             limits,
             access,
@@ -105,7 +109,7 @@ impl Chain<'_> {
             missing_roots: roots.missing,
             paths,
             weakenings: Vec::new(),
-            rules: self.public_rules(),
+            rules: [self.public_rules(), shown_rules].concat(),
             origin,
         };
         resolved.weakenings = weakenings(&resolved, self);
@@ -239,20 +243,6 @@ pub(super) fn unknown_root(
     Diagnostic::at(origin, format!("unknown root `{name}`")).with_hint(hint)
 }
 
-fn network(chain: &Chain<'_>) -> NetworkRules {
-    let list = |key| chain.rules(key).map(|rule| rule.text.clone()).collect();
-    let loopback = chain.last(|p| p.network.as_ref()?.loopback.as_ref());
-    NetworkRules {
-        allow: list(RuleKey::NetworkAllow),
-        deny: list(RuleKey::NetworkDeny),
-        allow_addresses: list(RuleKey::NetworkAddresses),
-        loopback: loopback.is_some_and(|(loopback, _)| *loopback),
-        unix: chain
-            .last(|p| p.network.as_ref()?.unix.as_ref())
-            .is_some_and(|(unix, _)| *unix),
-    }
-}
-
 fn syscalls(chain: &Chain<'_>, problems: &mut Problems) -> SyscallRules {
     let mut list = |key, check: fn(&str) -> Result<&'static Syscall, FilterError>| {
         let mut names = Vec::new();
@@ -323,15 +313,17 @@ fn pool(chain: &Chain<'_>, problems: &mut Problems) -> Pool {
     }
 }
 
+/// A reason to go after a sentence; nothing if nobody said any.
+pub(super) fn because(why: &str) -> String {
+    if why.is_empty() {
+        String::new()
+    } else {
+        format!(": {why}")
+    }
+}
+
 /// What the profile allows beyond the defaults, each in a sentence with its reason.
 fn weakenings(resolved: &Resolved, chain: &Chain<'_>) -> Vec<String> {
-    let because = |why: &str| {
-        if why.is_empty() {
-            String::new()
-        } else {
-            format!(": {why}")
-        }
-    };
     let mut found = Vec::new();
     for rule in chain.rules(RuleKey::SyscallAllow) {
         found.push(format!(
@@ -376,6 +368,8 @@ fn weakenings(resolved: &Resolved, chain: &Chain<'_>) -> Vec<String> {
             path.display()
         ));
     }
+    found.extend(network::weakenings(&resolved.network, chain));
+    found.extend(sockets::weakenings(chain));
     if resolved.network.unix {
         found.push(
             "on a kernel before Landlock ABI 9, reaches Unix sockets in the directories it is shown"

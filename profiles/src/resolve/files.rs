@@ -45,6 +45,7 @@ pub(super) fn resolve(
                     place,
                     if_present: rule.if_present,
                     why: rule.why.clone(),
+                    variable: None,
                     origin: rule.origin.clone(),
                 });
             }

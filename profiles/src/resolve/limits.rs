@@ -51,6 +51,12 @@ pub const OPEN_FILES_DEFAULT: u32 = 256;
 pub const OPEN_FILES_MIN: u32 = 8;
 /// Most descriptors (the kernel's usual `fs.nr_open`).
 pub const OPEN_FILES_MAX: u32 = 1_048_576;
+/// Bytes to and from hosts, both ways together, where none are named.
+pub const EGRESS_DEFAULT: u64 = 1024 * MIB;
+/// Connections to hosts at once where none are named: more than a browser opens.
+pub const CONNECTIONS_DEFAULT: u32 = 256;
+/// Most connections at once: each takes the supervisor two descriptors and two buffers.
+pub const CONNECTIONS_MAX: u32 = 4096;
 /// Calls of one tool at once where none are named.
 pub const CONCURRENCY_DEFAULT: u32 = 4;
 /// Most calls of one tool at once.
@@ -88,6 +94,13 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> Limits {
     let tmp = reader.size("tmp", |l| l.tmp.as_ref(), DISK_MIN, size_max);
     let shm = reader.size("shm", |l| l.shm.as_ref(), DISK_MIN, size_max);
     let file_size = reader.size("file_size", |l| l.file_size.as_ref(), 0, size_max);
+    let egress = reader.size("egress", |l| l.egress.as_ref(), 0, size_max);
+    let connections = reader.count(
+        "connections",
+        |l| l.connections.as_ref(),
+        1,
+        CONNECTIONS_MAX,
+    );
     let pids = reader.count("pids", |l| l.pids.as_ref(), 1, PIDS_MAX);
     let open_files = reader.count(
         "open_files",
@@ -125,6 +138,8 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> Limits {
         open_files: open_files.unwrap_or(OPEN_FILES_DEFAULT),
         // A file larger than every file system it could be in would only show a hole in the limits.
         file_size: file_size.unwrap_or_else(|| disk.max(tmp).max(shm)),
+        egress: egress.unwrap_or(EGRESS_DEFAULT),
+        connections: connections.unwrap_or(CONNECTIONS_DEFAULT),
         concurrency: concurrency.unwrap_or(CONCURRENCY_DEFAULT),
         rate,
     }

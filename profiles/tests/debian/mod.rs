@@ -44,6 +44,7 @@ pub fn look(arch: Arch, path: &Path) -> PathFact {
             | "/etc/fonts"
             | "/etc/java-17-openjdk"
             | "/etc/ssl"
+            | "/etc/ssl/certs"
             | "/etc/ssl/private"
             | "/etc"
             | "/usr"
@@ -64,6 +65,9 @@ pub fn look(arch: Arch, path: &Path) -> PathFact {
             | "/sys/devices/system"
             | "/sys/devices/system/cpu"
             | "/run"
+            | "/run/postgresql"
+            | "/var/run/postgresql"
+            | "/var"
             | "/tmp"
             | "/tmp/docs",
         ) => PathFact::Directory,
@@ -79,14 +83,29 @@ pub fn look(arch: Arch, path: &Path) -> PathFact {
             | "/usr/bin/vim.tiny"
             | "/opt/data/run",
         ) => PathFact::File { executable: true },
-        (_, "/etc/ld.so.cache" | "/opt/data/notes" | "/usr/share/zoneinfo/Etc/UTC") => {
-            PathFact::File { executable: false }
-        }
         (
             _,
-            "/dev/null" | "/dev/zero" | "/dev/full" | "/dev/random" | "/dev/urandom" | "/dev/tty"
-            | "/run/some.sock",
+            "/etc/ld.so.cache"
+            | "/etc/ssl/certs/ca.pem"
+            | "/opt/data/notes"
+            | "/srv/docs/ca.pem"
+            | "/usr/share/zoneinfo/Etc/UTC",
+        ) => PathFact::File { executable: false },
+        (
+            _,
+            "/dev/null" | "/dev/zero" | "/dev/full" | "/dev/random" | "/dev/urandom" | "/dev/tty",
         ) => PathFact::Other,
+        (
+            _,
+            "/run/some.sock"
+            | "/run/postgresql/.s.PGSQL.5432"
+            | "/var/run/postgresql/.s.PGSQL.5432"
+            | "/srv/docs/some.sock"
+            | "/srv/work/some.sock",
+        ) => PathFact::Socket,
+        (_, "/var/run") => link("/run", "/run"),
+        (_, "/etc/ssl/cert.pem") => link("certs/ca.pem", "/etc/ssl/certs/ca.pem"),
+        (_, "/srv/work/ca.pem") => link("/srv/docs/ca.pem", "/srv/docs/ca.pem"),
         (_, loader) if loader.starts_with(&format!("/usr/lib/{multiarch}/ld-linux")) => {
             PathFact::File { executable: true }
         }

@@ -106,7 +106,15 @@ fn text(resolved: &Resolved, compiled: &Result<Compiled, String>) -> String {
     page.list("runs", &command(resolved));
     rules(&mut page, resolved);
     page.list("workspace at `/work`", &[workspace(&resolved.workspace)]);
-    page.list("limits of one call", &limits(&resolved.limits));
+    let mut of_call = limits(&resolved.limits);
+    if !resolved.network.is_none() {
+        of_call.push(format!(
+            "egress      {} both ways, {} connections at once",
+            size(resolved.limits.egress),
+            resolved.limits.connections
+        ));
+    }
+    page.list("limits of one call", &of_call);
     page.list("clients are told", &hints(resolved));
     if let Ok(compiled) = compiled {
         let landlock = &compiled.template.landlock;

@@ -91,10 +91,10 @@ fn traits(tool: &Tool) -> String {
     } else {
         "writes"
     };
-    let network = if profile.network.is_none() {
-        "no network"
-    } else {
-        "network"
+    let network = match (profile.network.is_none(), profile.sockets.is_empty()) {
+        (true, true) => "no network",
+        (true, false) => "no network but Unix sockets",
+        (false, _) => "network",
     };
     format!("{writes}, {network}")
 }
