@@ -14,6 +14,7 @@ pub mod denials;
 pub mod descriptor;
 pub mod dirs;
 pub mod disk;
+pub mod egress;
 pub mod exceeded;
 pub mod facts;
 pub mod ids;
