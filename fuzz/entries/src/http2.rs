@@ -20,7 +20,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     // GET, http, / from the table; the authority is put into it, or taken from there.
     let mut first = vec![0x82, 0x86, 0x84, 0x41, 15];
     first.extend_from_slice(b"api.example.org");
-    let again = [0x82, 0x86, 0x84, 0x80 | 62];
+    let again = [0x82, 0x86, 0x84, 0x80 + 62];
     let begin = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
         frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]),

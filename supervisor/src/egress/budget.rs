@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(budget.query(later), Err(Kind::Rate));
         // A clock that goes backwards gives nothing.
         assert_eq!(budget.query(start), Err(Kind::Rate));
-        let much_later = later + Duration::from_secs(3600);
+        let much_later = later + Duration::from_hours(1);
         for _ in 0..QUERIES_BURST {
             assert_eq!(budget.query(much_later), Ok(()));
         }

@@ -211,7 +211,7 @@ fn read_target(method: &str, target: &str) -> Result<Option<Authority>, &'static
         .map(|_| &target[scheme.len()..])
         .ok_or("a target that is neither a path nor a URL of `http`")?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    Authority::read(rest[..end].as_bytes()).map(Some)
+    Authority::read(&rest.as_bytes()[..end]).map(Some)
 }
 
 /// Refuses what some parsers take for the end of a line and others do not, and folded lines.

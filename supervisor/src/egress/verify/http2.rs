@@ -212,7 +212,7 @@ impl Stream {
         if let Some(wrong) = request.wrong {
             return Err(wrong);
         }
-        if frame.stream % 2 == 0 {
+        if frame.stream.is_multiple_of(2) {
             return Err(Wrong::Malformed(
                 "a request on a stream that is not the client's",
             ));

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 use super::*;
 
 const PORT: u16 = 80;
+/// Stands for the field that was put into the table last.
+const NEWEST: u8 = 0x80 + 62;
 
 /// What curl sent to `http://api.example.org:PORT/a?b=c`, on a port that was free then.
 const CURL: &str = include_str!("curl.hex");
@@ -190,7 +192,7 @@ fn a_name_from_the_table_is_checked_each_time() {
         block
     };
     let kept = [literals(&GOOD), keep("x", "evil.org")].concat();
-    let again = [literals(&GOOD), vec![0x80 | 62]].concat();
+    let again = [literals(&GOOD), vec![NEWEST]].concat();
     passes(&[
         frame(HEADERS, END_HEADERS | END_STREAM, 1, &kept),
         frame(HEADERS, END_HEADERS | END_STREAM, 3, &again),
@@ -200,8 +202,8 @@ fn a_name_from_the_table_is_checked_each_time() {
         keep(":authority", "a.org"),
     ]
     .concat();
-    let again = [literals(&[GOOD[0], GOOD[1], GOOD[3]]), vec![0x80 | 62]].concat();
-    let twice = [literals(&GOOD), vec![0x80 | 62]].concat();
+    let again = [literals(&[GOOD[0], GOOD[1], GOOD[3]]), vec![NEWEST]].concat();
+    let twice = [literals(&GOOD), vec![NEWEST]].concat();
     let first = frame(HEADERS, END_HEADERS | END_STREAM, 1, &kept);
     passes(&[first.clone(), frame(HEADERS, END_HEADERS, 3, &again)]);
     malformed(&[first, frame(HEADERS, END_HEADERS, 3, &twice)]);
@@ -296,7 +298,7 @@ fn what_cannot_be_decompressed_is_malformed() {
     for block in [
         &[0x80][..],
         &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
-        &[0x80 | 62],
+        &[NEWEST],
         &[0x3f],
         &[0x3f, 0xe1, 0xff, 0xff, 0x07],
         &[0x20],
@@ -320,7 +322,7 @@ fn fields_without_end_are_refused_in_time() {
     let mut bomb = literals(&GOOD);
     bomb.extend_from_slice(&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
     bomb.extend_from_slice(&[b'y'; 4000]);
-    bomb.extend_from_slice(&[0x80 | 62; 200]);
+    bomb.extend_from_slice(&[NEWEST; 200]);
     malformed(&[frame(HEADERS, END_HEADERS, 1, &bomb)]);
     let many = [literals(&GOOD), vec![0x82; FIELDS_MAX]].concat();
     malformed(&[frame(HEADERS, END_HEADERS, 1, &many)]);
