@@ -1,3 +1,5 @@
-//! Egress by name: the other end of the sockets that a cell hands out.
-
+//! Egress by name.
+pub mod budget;
+pub mod dns;
+pub mod verify;
 pub mod watcher;

@@ -8,6 +8,10 @@
 #![allow(clippy::missing_panics_doc)]
 
 pub mod arguments;
+pub mod client_hello;
+pub mod dns;
+pub mod http1;
+pub mod http2;
 pub mod jsonrpc;
 pub mod placeholder;
 pub mod profile;
@@ -32,7 +36,7 @@ pub struct Target {
 }
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "profile",
         run: profile::run,
@@ -63,7 +67,76 @@ pub const TARGETS: [Target; 6] = [
         run: receipts::run,
         seeds: receipts::seeds,
     },
+    Target {
+        name: "dns",
+        run: dns::run,
+        seeds: dns::seeds,
+    },
+    Target {
+        name: "client_hello",
+        run: client_hello::run,
+        seeds: client_hello::seeds,
+    },
+    Target {
+        name: "http1",
+        run: http1::run,
+        seeds: http1::seeds,
+    },
+    Target {
+        name: "http2",
+        run: http2::run,
+        seeds: http2::seeds,
+    },
 ];
+
+/// The bytes that hexadecimal digits stand for, whatever is between them.
+fn bytes(hexadecimal: &str) -> Vec<u8> {
+    let digits: Vec<u32> = hexadecimal.chars().filter_map(|c| c.to_digit(16)).collect();
+    let byte = |pair: &[u32]| u8::try_from(pair.iter().fold(0, |byte, digit| byte * 16 + digit));
+    let bytes: Result<_, _> = digits.chunks_exact(2).map(byte).collect();
+    bytes.expect("two digits are a byte")
+}
+
+/// What a verifier lets through of a connection to `api.example.org`, fed in pieces of a length.
+fn verified(sent: &[u8], piece: usize) -> Result<usize, supervisor::egress::verify::Wrong> {
+    use supervisor::egress::verify::{PENDING_BYTES_MAX, Peer, Verdict, Verifier};
+
+    let name = profiles::egress::Name::parse("api.example.org").expect("a name");
+    let web = profiles::egress::Protocol::Web;
+    let mut verifier = Verifier::new(Peer::Name(name), 80, web, false);
+    let (mut forwarded, mut end) = (0, 0);
+    while end < sent.len() {
+        end = sent.len().min(end + piece);
+        while forwarded < end {
+            match verifier.feed(&sent[forwarded..end]) {
+                Verdict::NeedMore => {
+                    assert!(end - forwarded <= PENDING_BYTES_MAX + piece);
+                    break;
+                }
+                Verdict::Forward(count) => {
+                    assert!(count > 0 && count <= end - forwarded);
+                    forwarded += count;
+                }
+                Verdict::Opaque => return Ok(forwarded),
+                Verdict::Refuse(violation) => return Err(violation.wrong),
+            }
+        }
+    }
+    Ok(forwarded)
+}
+
+/// Panics unless a connection is judged alike however its bytes come.
+fn judged_alike(sent: &[u8]) {
+    let whole = verified(sent, sent.len().max(1));
+    for piece in [1, 7, 100] {
+        let pieces = verified(sent, piece);
+        // Of what is wrong in two ways, either may be told.
+        assert_eq!(whole.is_ok(), pieces.is_ok(), "{whole:?} {pieces:?}");
+        if let (Ok(whole), Ok(pieces)) = (&whole, &pieces) {
+            assert_eq!(whole, pieces);
+        }
+    }
+}
 
 /// The names of the profiles that are shipped.
 fn shipped() -> Vec<String> {

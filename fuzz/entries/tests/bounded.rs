@@ -17,7 +17,7 @@ const BATCH: u32 = 64;
 const CHANGES_MAX: usize = 12;
 
 /// Pieces that mean something to one of the formats.
-const WORDS: [&str; 40] = [
+const WORDS: [&str; 48] = [
     "{",
     "}",
     "[",
@@ -58,6 +58,14 @@ const WORDS: [&str; 40] = [
     "properties",
     "$ref",
     "é",
+    "HTTP/1.1\r\n",
+    "\r\n\r\n",
+    "Host: ",
+    "Transfer-Encoding: chunked\r\n",
+    "Content-Length: ",
+    "http://",
+    "evil.org",
+    "\r",
 ];
 
 /// One thing done to an input.
@@ -193,4 +201,24 @@ fn jsonrpc_holds_for_a_bounded_run() {
 #[test]
 fn receipts_hold_for_a_bounded_run() {
     bounded(TARGETS[5]);
+}
+
+#[test]
+fn dns_holds_for_a_bounded_run() {
+    bounded(TARGETS[6]);
+}
+
+#[test]
+fn client_hello_holds_for_a_bounded_run() {
+    bounded(TARGETS[7]);
+}
+
+#[test]
+fn http1_holds_for_a_bounded_run() {
+    bounded(TARGETS[8]);
+}
+
+#[test]
+fn http2_holds_for_a_bounded_run() {
+    bounded(TARGETS[9]);
 }
