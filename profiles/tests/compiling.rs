@@ -6,10 +6,10 @@
 #[path = "compiling/calls.rs"]
 mod calls;
 mod debian;
-#[path = "compiling/shown.rs"]
-mod shown;
 #[path = "compiling/network.rs"]
 mod network;
+#[path = "compiling/shown.rs"]
+mod shown;
 #[path = "compiling/sockets.rs"]
 mod sockets;
 #[path = "compiling/trust.rs"]

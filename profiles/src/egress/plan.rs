@@ -276,7 +276,35 @@ impl Plan {
     /// Why it may not.
     pub fn admit_address(&self, address: IpAddr, port: u16) -> Result<Admission, Refusal> {
         let address = address.to_canonical();
-        self.decide(port, |rule| rule.entry.covers_address(address))
+        let admission = self.decide(port, |rule| rule.entry.covers_address(address))?;
+        let Some(kind) = special(address) else {
+            return Ok(admission);
+        };
+        // A range that spans more than one kind does not open what its author did not think of, and
+        // the cell's own loopback is nobody else's.
+        let named = self.allow.iter().any(|rule| match rule.entry.target {
+            Target::Addresses(range) => {
+                range.contains(&address)
+                    && special(range.network()) == Some(kind)
+                    && special(range.broadcast()) == Some(kind)
+            }
+            _ => false,
+        });
+        let opened = named || self.opened.iter().any(|opened| opened.opens(address));
+        if opened && kind.can_be_opened() && kind != Special::Loopback {
+            Ok(admission)
+        } else {
+            Err(Refusal::Special(kind))
+        }
+    }
+
+    /// The listed name that has an address.
+    #[must_use]
+    pub fn name_at(&self, address: Ipv4Addr) -> Option<&Name> {
+        let mut hosts = self.hosts.iter();
+        hosts
+            .find(|(_, own)| **own == address)
+            .map(|(name, _)| name)
     }
 
     fn decide(&self, port: u16, covers: impl Fn(&&Rule) -> bool) -> Result<Admission, Refusal> {
@@ -475,6 +503,22 @@ mod tests {
             plan.admit_address(IpAddr::from([11, 1, 2, 3]), 443),
             Err(Refusal::Host)
         );
+    }
+
+    #[test]
+    fn a_wide_range_does_not_open_special_addresses() {
+        let plan = plan(&["0.0.0.0/0:443", "10.1.0.0/16:443"], &[], &[]);
+        assert!(plan.admit_address(IpAddr::from([8, 8, 8, 8]), 443).is_ok());
+        assert!(plan.admit_address(IpAddr::from([10, 1, 2, 3]), 443).is_ok());
+        for address in [
+            [10, 2, 2, 3],
+            [127, 0, 0, 1],
+            [169, 254, 169, 254],
+            [192, 168, 0, 1],
+        ] {
+            let refused = plan.admit_address(IpAddr::from(address), 443);
+            assert!(matches!(refused, Err(Refusal::Special(_))), "{address:?}");
+        }
     }
 
     #[test]
