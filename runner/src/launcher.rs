@@ -5,12 +5,14 @@
 //! ends, with every cell, when the supervisor does; what their calls had on the host it removes.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 
 use crate::confine::{self, At, Cell};
+use crate::descriptors;
 use crate::idmaps;
 use crate::leftovers::Leftovers;
 use crate::namespaces;
@@ -21,6 +23,9 @@ use crate::wire::{self, BUILD, CgroupEntry, MESSAGE_BYTES_MAX, Order};
 
 /// The first argument that makes the executable a launcher.
 pub const ARGUMENT: &str = "toolcell-launcher";
+/// The first argument that makes the executable a gateway, which is the supervisor's affair; only the
+/// launcher starts processes.
+pub const GATEWAY_ARGUMENT: &CStr = c"toolcell-gateway";
 /// Where it keeps its socket; it is started with the socket as its standard input.
 const SOCKET: RawFd = 3;
 /// Most templates it keeps.
@@ -113,6 +118,12 @@ impl Launcher {
                 self.templates.remove(&id);
                 Ok(())
             }
+            Order::Gateway => {
+                if let Some(socket) = descriptors.into_iter().next() {
+                    self.start_gateway(&socket);
+                }
+                Ok(())
+            }
             Order::Over { call } => {
                 self.leftovers.forget(call);
                 Ok(())
@@ -127,6 +138,21 @@ impl Launcher {
                 self.start(template, &call, cgroup, descriptors);
                 Ok(())
             }
+        }
+    }
+
+    /// Starts a gateway with an empty environment; if it cannot be, the supervisor sees the end of the
+    /// socket.
+    fn start_gateway(&self, socket: &OwnedFd) {
+        if let Ok(Forked::Child) = sys::fork(self.proof) {
+            let prepared = sys::reset_signals()
+                .and_then(|()| sys::duplicate_onto(socket.as_fd(), 0, false))
+                .and_then(|()| sys::duplicate_onto(sys::borrow_open(2)?, 1, false));
+            if prepared.is_ok() {
+                let program = c"/proc/self/exe";
+                let _ = nix::unistd::execve(program, &[program, GATEWAY_ARGUMENT], &[] as &[&CStr]);
+            }
+            sys::exit_now(descriptors::EXIT_NOT_STARTED);
         }
     }
 

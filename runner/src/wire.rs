@@ -48,6 +48,9 @@ pub enum Order {
         /// What the launcher must remove if the supervisor vanishes during the call.
         leftovers: Leftovers,
     },
+    /// Start this executable as a gateway ([`crate::launcher::GATEWAY_ARGUMENT`]). One descriptor: the
+    /// socket that it obeys.
+    Gateway,
     /// The call of this number is over, and its leftovers are removed.
     Over {
         /// Its number.

@@ -16,13 +16,14 @@ use tokio::task::JoinHandle;
 use crate::artifacts;
 use crate::cgroup::{CellCgroup, CellLimits, Cgroups};
 use crate::denials::{Allowed, Recorded};
+use crate::egress::session::Gateways;
 use crate::ids::{Assigned, HostIds};
 use crate::launch::{Grounds, Launcher};
 use crate::outcome::{Enforced, Outcome, Tier};
 use crate::service::{Asker, Run, Running, Start, Stream};
 use crate::shown::{self, Viewer};
 use crate::streams::{self, Kept, Listeners, OutputLimit};
-use crate::supervise::{self, Watch, Watched};
+use crate::supervise::{self, Egress, Watch, Watched};
 use crate::verdict::{self, Evidence};
 use crate::workspace::{Places, Workspaces};
 
@@ -32,6 +33,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// What runs calls in cells.
 pub struct Cells {
     launcher: Launcher,
+    gateways: Gateways,
     /// Absent in a tier without cgroups, which the operator has chosen by name.
     cgroups: Option<Cgroups>,
     ids: HostIds,
@@ -87,6 +89,7 @@ impl Cells {
         };
         Self {
             launcher,
+            gateways: Gateways::default(),
             cgroups,
             ids,
             workspaces: Workspaces::new(state),
@@ -252,6 +255,10 @@ impl Cells {
             output: &output,
             allowed: Allowed::new(compiled, &prepared.call),
             recorded: Arc::clone(&recorded),
+            egress: Egress {
+                gateways: &self.gateways,
+                launcher: &self.launcher,
+            },
             cancel: start.asker.cancel.clone(),
         })
         .await;

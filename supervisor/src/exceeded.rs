@@ -83,6 +83,10 @@ pub fn verdict(cause: Ending, denials: &[(Ending, Denial)]) -> (Status, String) 
         Ending::Pids => (Status::PidsExceeded, "it asked for more"),
         Ending::Output => (Status::OutputExceeded, "both streams together passed it"),
         Ending::Disk => (Status::DiskExceeded, "no space was left"),
+        Ending::Gateway => {
+            let why = "the cell lost its network; hint: the supervisor's log says why";
+            return (Status::SetupFailed, why.to_owned());
+        }
         Ending::Cancelled => return (Status::Cancelled, "by the caller".to_owned()),
     };
     let hit = denials.iter().filter(|(ending, _)| *ending == cause);
@@ -138,7 +142,9 @@ fn limit(what: &str, key: &str, now: &str, more: &str) -> Denial {
     }
 }
 
-fn by_size(what: &str, key: &str, now: u64) -> Denial {
+/// A limit that is a size in bytes.
+#[must_use]
+pub fn by_size(what: &str, key: &str, now: u64) -> Denial {
     let quoted = |size| format!("\"{}\"", bytes(size));
     limit(what, key, &quoted(now), &quoted(now.saturating_mul(2)))
 }

@@ -192,6 +192,23 @@ impl Launcher {
         Ok(ours)
     }
 
+    /// Has the launcher start a gateway that obeys this socket. Whether it came to live is seen on the
+    /// socket's other end.
+    ///
+    /// # Errors
+    /// If no launcher can be had.
+    pub async fn start_gateway(&self, socket: OwnedFd) -> Result<(), LaunchError> {
+        let mut link = self.link.lock().await;
+        match link.send(&Order::Gateway, &[socket.as_fd()]).await {
+            Err(LaunchError::Gone(error)) => {
+                tracing::error!(%error, "the launcher has ended; starting another");
+                link.replace().map_err(LaunchError::Gone)?;
+                link.send(&Order::Gateway, &[socket.as_fd()]).await
+            }
+            result => result,
+        }
+    }
+
     /// Tells the launcher that what this cell had on the host is removed.
     ///
     /// # Errors

@@ -4,14 +4,15 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else: the launcher must stay small and single-threaded.
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments
-        .next()
-        .is_some_and(|first| first == runner::launcher::ARGUMENT)
-    {
-        let status = runner::launcher::main();
-        return u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from);
-    }
-    supervisor::cli::main()
+    // Before anything else: the launcher must stay small, and it and the gateway confine themselves
+    // while they are single-threaded.
+    let first = std::env::args_os().nth(1).unwrap_or_default();
+    let status = if first == runner::launcher::ARGUMENT {
+        runner::launcher::main()
+    } else if first.as_encoded_bytes() == runner::launcher::GATEWAY_ARGUMENT.to_bytes() {
+        supervisor::egress::gateway::main()
+    } else {
+        return supervisor::cli::main();
+    };
+    u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from)
 }

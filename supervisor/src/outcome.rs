@@ -66,6 +66,9 @@ pub struct Outcome {
     pub denials: Vec<Denial>,
     /// What the call used.
     pub usage: Usage,
+    /// What it reached over the network, by host.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub egress: Vec<EgressUse>,
     /// What the kernel confirmed to be enforced; absent if the cell never came to that.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     #[schemars(with = "Enforced")] // absent, never null
@@ -146,6 +149,19 @@ pub struct Usage {
     pub pids_peak: Option<u64>,
     /// Bytes sent and received over the network.
     pub egress_bytes: u64,
+}
+
+/// What a call sent to and received from one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EgressUse {
+    /// The host and the port, as the tool named them.
+    pub host: String,
+    /// How many connections were made.
+    pub connections: u64,
+    /// Bytes that went to it.
+    pub sent_bytes: u64,
+    /// Bytes that came from it.
+    pub received_bytes: u64,
 }
 
 /// What the kernel confirmed.

@@ -373,6 +373,7 @@ pub fn ended(call: &str, tool: &str, status: Status, reason: String) -> Outcome 
         stderr: outcome::Stream::default(),
         denials: Vec::new(),
         usage: Usage::default(),
+        egress: Vec::new(),
         enforced: None,
         files: Vec::new(),
     }

@@ -20,8 +20,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::CellCgroup;
 use crate::denials::{self, Allowed, Recorded};
+use crate::egress::session::{Gateways, Session};
+use crate::egress::wire::{Account, Service};
 use crate::held::{self, SystemV};
-use crate::launch::{Cell, FirstProcess};
+use crate::launch::{Cell, FirstProcess, Launcher};
 use crate::streams::OutputLimit;
 use crate::{disk, processes};
 
@@ -51,6 +53,8 @@ pub enum Ending {
     Output,
     /// A workspace on the host's disk grew past its limit.
     Disk,
+    /// The gateway went away, and with it the cell's network.
+    Gateway,
     /// The caller's wish.
     Cancelled,
 }
@@ -72,12 +76,14 @@ pub struct Watched {
     pub wall: Duration,
     /// Directories of the cell, in the order of the template's `handed_back`.
     pub directories: Vec<OwnedFd>,
-    /// The sockets of its network namespace, in the order of [`Report::Network`].
-    pub network: Vec<OwnedFd>,
     /// Size-capped directories that were full at the end, by their paths in the cell.
     pub full: Vec<PathBuf>,
     /// Everything in the cell has ended.
     pub emptied: bool,
+    /// What the cell did over the network, if it had one.
+    pub account: Account,
+    /// Why it has no network although it should.
+    pub cut_off: Option<String>,
 }
 
 /// What is needed to watch a cell.
@@ -94,8 +100,19 @@ pub struct Watch<'a> {
     pub allowed: Allowed,
     /// Where denials are recorded.
     pub recorded: Arc<Mutex<Recorded>>,
+    /// What serves the cell's network, if its template has one.
+    pub egress: Egress<'a>,
     /// The caller's wish.
     pub cancel: CancellationToken,
+}
+
+/// What serves cells' networks.
+#[derive(Clone, Copy)]
+pub struct Egress<'a> {
+    /// Where gateways come from.
+    pub gateways: &'a Gateways,
+    /// Who starts them.
+    pub launcher: &'a Launcher,
 }
 
 /// The course of one cell.
@@ -117,6 +134,7 @@ struct Course<'a> {
     /// In the tier without cgroups.
     system_v: SystemV,
     reports_end: bool,
+    session: Option<Session>,
 }
 
 /// Watches a cell until nothing of it runs.
@@ -134,9 +152,10 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
             rusage: Usage::default(),
             wall: Duration::ZERO,
             directories: Vec::new(),
-            network: Vec::new(),
             full: Vec::new(),
             emptied: false,
+            account: Account::default(),
+            cut_off: None,
         },
         launched: Instant::now(),
         running: None,
@@ -147,6 +166,7 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
         measuring: None,
         system_v: SystemV::default(),
         reports_end: false,
+        session: None,
     };
     course.run().await;
     course.finish().await
@@ -160,10 +180,11 @@ impl Course<'_> {
         let grown = Arc::clone(&self.grown);
         loop {
             let first = self.first.clone();
+            let session = self.session.clone();
             let next = self.next_deadline();
             tokio::select! {
                 biased;
-                report = self.watch.cell.report(), if !self.reports_end => self.hear(report),
+                report = self.watch.cell.report(), if !self.reports_end => self.hear(report).await,
                 () = ended(first.as_ref()), if first.is_some() => {
                     self.result.emptied = true;
                     return;
@@ -172,6 +193,9 @@ impl Course<'_> {
                 () = self.watch.output.passed.notified() => self.end(Ending::Output),
                 () = event(self.watch.cgroup), if self.watch.cgroup.is_some() => self.look_at_events(),
                 () = grown.notified() => self.end(Ending::Disk),
+                () = gone(session.as_ref()), if session.is_some() && self.may_be_ended() => {
+                    self.cut_off("the gateway that serves it has ended".to_owned());
+                }
                 _ = look.tick() => self.look(),
                 () = sleep_until(next.into()) => {
                     if self.pass_deadline() {
@@ -187,7 +211,7 @@ impl Course<'_> {
         }
     }
 
-    fn hear(&mut self, report: std::io::Result<Option<(Report, Vec<OwnedFd>)>>) {
+    async fn hear(&mut self, report: std::io::Result<Option<(Report, Vec<OwnedFd>)>>) {
         let Ok(Some((report, descriptors))) = report else {
             self.reports_end = true;
             return;
@@ -206,7 +230,7 @@ impl Course<'_> {
                     self.kill();
                 }
             }
-            Report::Network { .. } => self.result.network = descriptors,
+            Report::Network { watchers } => self.connect(watchers, &descriptors).await,
             Report::Built => {
                 let mut descriptors = descriptors;
                 let directories = self.watch.compiled.template.handed_back.len();
@@ -227,6 +251,32 @@ impl Course<'_> {
                 self.result.rusage = usage;
             }
         }
+    }
+
+    /// Has the gateway serve the cell's sockets.
+    async fn connect(&mut self, watchers: u8, sockets: &[OwnedFd]) {
+        let Some(plan) = &self.watch.compiled.egress else {
+            return self.cut_off("its profile has none".to_owned());
+        };
+        let service = Service {
+            plan: Arc::clone(plan),
+            watchers,
+            bytes: self.limits.egress,
+            connections: self.limits.connections,
+        };
+        let Egress { gateways, launcher } = self.watch.egress;
+        match gateways.serve(launcher, service, sockets).await {
+            Ok(session) => self.session = Some(session),
+            Err(error) => self.cut_off(error.to_string()),
+        }
+    }
+
+    /// A cell without the network that its profile gives it is ended: the tool would take refusals
+    /// for answers.
+    fn cut_off(&mut self, why: String) {
+        self.result.cut_off.get_or_insert(why);
+        self.session = None;
+        self.end(Ending::Gateway);
     }
 
     /// Watches the workspace, which is the first directory that is handed back, if it is on a disk.
@@ -404,8 +454,17 @@ impl Course<'_> {
         // What was still on its way when the last process ended.
         while !self.reports_end {
             match tokio::time::timeout(KILL_MAX, self.watch.cell.report()).await {
-                Ok(report) => self.hear(report),
+                Ok(report) => self.hear(report).await,
                 Err(_) => break,
+            }
+        }
+        if let Some(session) = self.session.take() {
+            match session.finish().await {
+                Ok(account) => self.result.account = account,
+                Err(error) => {
+                    let why = format!("the gateway does not account for it: {error}");
+                    self.result.cut_off.get_or_insert(why);
+                }
             }
         }
         if let Some(listener) = self.listener.take() {
@@ -427,6 +486,13 @@ impl Course<'_> {
 async fn ended(first: Option<&FirstProcess>) {
     match first {
         Some(first) => first.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn gone(session: Option<&Session>) {
+    match session {
+        Some(session) => session.gone().await,
         None => std::future::pending().await,
     }
 }

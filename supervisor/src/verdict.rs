@@ -44,7 +44,7 @@ pub fn refused(start: &Start, reason: String) -> Outcome {
 #[must_use]
 pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
     let Evidence {
-        watched,
+        mut watched,
         mounts,
         events,
         mut denials,
@@ -59,6 +59,9 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
         exceeded::cause(&watched, events),
         &limits_hit,
     );
+    for denial in std::mem::take(&mut watched.account.denials) {
+        denials.add(denial);
+    }
     for (_, denial) in limits_hit {
         denials.add(denial);
     }
@@ -81,6 +84,9 @@ pub fn outcome(start: &Start, limits: &Limits, evidence: Evidence) -> Outcome {
         Some(End::Signalled(number)) => outcome.signal = Some(signal_name(number)),
         _ => {}
     }
+    let cut_off = watched.cut_off.map(|why| format!("its network: {why}"));
+    add_reason(&mut outcome.reason, cut_off);
+    outcome.egress = watched.account.reached;
     add_reason(&mut outcome.reason, left_out);
     if !emptied {
         let what = "the cell could not be emptied in time; see the supervisor's log";
@@ -120,6 +126,10 @@ pub fn add_reason(reason: &mut String, more: impl IntoIterator<Item = String>) {
 #[must_use]
 pub fn usage(watched: &Watched, cgroup: Option<cgroup::Usage>) -> Usage {
     let own = &watched.rusage;
+    let moved = watched.account.reached.iter();
+    let egress_bytes = moved
+        .map(|host| host.sent_bytes + host.received_bytes)
+        .sum();
     let wall_ms = u64::try_from(watched.wall.as_millis()).unwrap_or(u64::MAX);
     let Some(counted) = cgroup else {
         return Usage {
@@ -128,7 +138,7 @@ pub fn usage(watched: &Watched, cgroup: Option<cgroup::Usage>) -> Usage {
             cpu_system_ms: own.system_micros / 1000,
             memory_peak_bytes: own.max_rss_bytes,
             pids_peak: None,
-            egress_bytes: 0,
+            egress_bytes,
         };
     };
     Usage {
@@ -137,7 +147,7 @@ pub fn usage(watched: &Watched, cgroup: Option<cgroup::Usage>) -> Usage {
         cpu_system_ms: counted.system_micros / 1000,
         memory_peak_bytes: counted.memory_peak_bytes.unwrap_or(own.max_rss_bytes),
         pids_peak: counted.pids_peak,
-        egress_bytes: 0,
+        egress_bytes,
     }
 }
 
@@ -154,6 +164,7 @@ fn blank(start: &Start, status: Status) -> Outcome {
         stderr: Stream::default(),
         denials: vec![],
         usage: Usage::default(),
+        egress: vec![],
         enforced: None,
         files: vec![],
     }

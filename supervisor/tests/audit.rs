@@ -28,6 +28,7 @@ fn outcome(call: &str) -> Outcome {
         stderr: Stream::default(),
         denials: Vec::new(),
         usage: Usage::default(),
+        egress: vec![],
         enforced: None,
         files: Vec::new(),
     }

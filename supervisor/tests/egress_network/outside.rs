@@ -138,6 +138,8 @@ fn orders(compiled: &Compiled, assigned: &Assigned, network: Network) -> (Templa
     let facts = CallFacts {
         host: assigned.ids,
         workspace: None,
+        shown: vec![],
+        sockets: vec![],
         grants: vec![],
         protect: vec![],
     };

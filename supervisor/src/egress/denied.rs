@@ -1,0 +1,199 @@
+//! What is said of what egress refused: what was tried, which rule said no, which line would say yes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use profiles::egress::{Name, NameError, Refusal};
+
+use super::budget::Kind;
+use super::dial::Destination;
+use super::watcher::{Attempt, Transport};
+use crate::exceeded;
+use crate::outcome::{Denial, DenialKind};
+
+/// Longest piece of a tool's text that is repeated in a message, in characters.
+const QUOTED_CHARS_MAX: usize = 80;
+
+fn network(what: String, rule: impl Into<String>, allow_with: impl Into<String>) -> Denial {
+    Denial {
+        kind: DenialKind::Network,
+        what,
+        rule: rule.into(),
+        allow_with: allow_with.into(),
+        count: 1,
+    }
+}
+
+/// The line that allows a host and a port.
+#[must_use]
+pub fn allow(host: &str, port: Option<u16>, suffix: &str) -> String {
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    format!("network.allow = [\"{host}{port}{suffix}\"]")
+}
+
+/// A host as an entry of a profile has it.
+#[must_use]
+pub fn host(destination: &Destination) -> String {
+    match destination {
+        Destination::Name(name) => name.to_string(),
+        Destination::Machine(name) => format!("host:{name}"),
+        Destination::Address(IpAddr::V6(address)) => format!("[{address}]"),
+        Destination::Address(address) => address.to_string(),
+    }
+}
+
+/// The host and port of a connection, as a tool would write them.
+#[must_use]
+pub fn endpoint(destination: &Destination, port: u16) -> String {
+    match destination {
+        Destination::Name(name) | Destination::Machine(name) => format!("{name}:{port}"),
+        Destination::Address(address) => SocketAddr::new(*address, port).to_string(),
+    }
+}
+
+/// The rule behind a refusal, and the line that lifts it; `host` is as a profile writes it.
+fn rule_and_line(host: &str, port: Option<u16>, refusal: &Refusal) -> (String, String) {
+    match refusal {
+        Refusal::Denied(rule) => (
+            format!(
+                "`network.deny` covers it: `{}` at {}",
+                rule.entry, rule.place
+            ),
+            String::new(),
+        ),
+        Refusal::Host => (
+            "no entry of `network.allow` covers it".to_owned(),
+            allow(host, port, ""),
+        ),
+        Refusal::Port => (
+            "`network.allow` lists the host, but not this port".to_owned(),
+            allow(host, port, ""),
+        ),
+        Refusal::Special(kind) => (
+            format!("it leads to a {kind} address, which names may not unless it is opened"),
+            if kind.can_be_opened() {
+                format!("network.allow_addresses = [\"{kind}\"]")
+            } else {
+                String::new()
+            },
+        ),
+    }
+}
+
+/// A name that the resolver does not know.
+#[must_use]
+pub fn name(name: &Name, refusal: &Refusal) -> Denial {
+    let (rule, line) = rule_and_line(name.as_str(), None, refusal);
+    network(format!("look up {name}"), rule, line)
+}
+
+/// A question whose name is none; the text is escaped.
+#[must_use]
+pub fn not_a_name(text: &str, error: NameError) -> Denial {
+    let text: String = text.chars().take(QUOTED_CHARS_MAX).collect();
+    network(
+        format!("look up {text}"),
+        format!("it is no host name: it {error}"),
+        "",
+    )
+}
+
+/// Questions past a budget.
+#[must_use]
+pub fn questions(kind: Kind) -> Denial {
+    network(
+        kind.what().to_owned(),
+        "names must not carry what the profile lets nobody send",
+        "",
+    )
+}
+
+/// A connection that the plan does not admit.
+#[must_use]
+pub fn connection(destination: &Destination, port: u16, refusal: &Refusal) -> Denial {
+    let (rule, line) = rule_and_line(&host(destination), Some(port), refusal);
+    network(
+        format!("connect to {}", endpoint(destination, port)),
+        rule,
+        line,
+    )
+}
+
+/// A name that led to where it must not lead.
+#[must_use]
+pub fn led_to(destination: &Destination, port: u16, address: IpAddr, refusal: &Refusal) -> Denial {
+    let (rule, line) = rule_and_line(&host(destination), Some(port), refusal);
+    let what = format!("connect to {} at {address}", endpoint(destination, port));
+    network(what, rule, line)
+}
+
+/// A host that is allowed and cannot be reached, which is nobody's rule.
+#[must_use]
+pub fn unreachable(destination: &Destination, port: u16, why: &str) -> Denial {
+    let what = format!("connect to {}", endpoint(destination, port));
+    network(
+        what,
+        format!("it is allowed, but cannot be reached: {why}"),
+        "",
+    )
+}
+
+/// What the kernel refused in the cell; one to the address of a name is about the port.
+#[must_use]
+pub fn attempt(attempt: &Attempt, name: Option<&Name>) -> Denial {
+    let port = attempt.address.port();
+    let destination = match name {
+        Some(name) => Destination::Name(name.clone()),
+        None => Destination::Address(attempt.address.ip()),
+    };
+    let endpoint = endpoint(&destination, port);
+    match attempt.protocol {
+        Transport::Tcp => {
+            let refusal = if name.is_some() {
+                Refusal::Port
+            } else {
+                Refusal::Host
+            };
+            connection(&destination, port, &refusal)
+        }
+        Transport::Udp => network(
+            format!("send to {endpoint} (udp)"),
+            "only TCP leaves a cell; QUIC clients fall back to it",
+            "",
+        ),
+    }
+}
+
+/// More connections at once than the limit.
+#[must_use]
+pub fn too_many_connections(destination: &Destination, port: u16, most: u32) -> Denial {
+    Denial {
+        kind: DenialKind::Limit,
+        what: format!("connect to {}", endpoint(destination, port)),
+        rule: format!("`limits.connections = {most}` are open"),
+        allow_with: format!("limits.connections = {}", most.saturating_mul(2)),
+        count: 1,
+    }
+}
+
+/// More bytes than the limit.
+#[must_use]
+pub fn too_many_bytes(most: u64) -> Denial {
+    exceeded::by_size("network traffic", "egress", most)
+}
+
+/// A client that did not say whom it means in time.
+#[must_use]
+pub fn silent(destination: &Destination, port: u16) -> Denial {
+    network(
+        format!("connect to {}", endpoint(destination, port)),
+        "the client sent neither TLS nor HTTP in time; other protocols are allowed by `/tcp`",
+        allow(&host(destination), Some(port), "/tcp"),
+    )
+}
+
+/// A socket that could not be opened for a name, which is our own trouble.
+#[must_use]
+pub fn broken(name: &Name, port: u16, error: &std::io::Error) -> Denial {
+    let destination = Destination::Name(name.clone());
+    unreachable(&destination, port, &error.to_string())
+}
