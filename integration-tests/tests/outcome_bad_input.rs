@@ -72,12 +72,15 @@ fn strange_but_right_arguments_arrive_as_they_are() {
 
 #[test]
 fn calls_that_are_no_calls_say_what_was_expected() {
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 8] = [
         &["call", "no-such-tool"],
         &["call", "python", "{\"code\": "],
         &["call", "python", "code"],
         &["call", "python", "{\"code\": \"\\ud800\"}"],
         &["run", "--"],
+        &["run", "--tool", "python", "--", "true"],
+        &["run", "--root", "docs=/usr", "--", "true"],
+        &["run", "--profile", "no-such-profile", "--", "true"],
     ];
     for who in everyone() {
         let world = World::new(who);

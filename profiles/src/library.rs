@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::diagnostics::{
-    Diagnostic, Diagnostics, Kind, Origin, Problems, SourceFile, did_you_mean, shortened,
+    Diagnostic, Diagnostics, Kind, Origin, Problems, SourceFile, did_you_mean, listed, shortened,
 };
 use crate::read::Written;
 use crate::resolve::{Chain, Overrides, Resolved, Rule};
@@ -166,7 +166,10 @@ impl Library {
         let Some(entry) = self.profiles.get(name) else {
             let message = format!("unknown profile `{}`", shortened(name));
             return Err(Diagnostic::general(Kind::UnknownProfile, message)
-                .with_hint_maybe(did_you_mean(name, self.names()))
+                .with_hint(
+                    did_you_mean(name, self.names())
+                        .unwrap_or_else(|| format!("there are {}", listed(self.names()))),
+                )
                 .into());
         };
         let mut links = Vec::new();

@@ -411,6 +411,7 @@ impl Policy {
         } = syscall;
         let by_profile = self.denied.contains(name.as_str());
         let checked = group.action == GroupAction::Allow && !by_profile;
+        let by_unix = !by_profile && self.unix_sockets_would_do(name, arguments);
         let allow = !by_profile && group.action != GroupAction::Allow && syscall.allowable;
         Notification::Denied {
             what: if checked {
@@ -421,14 +422,16 @@ impl Policy {
             errno,
             rule: if by_profile {
                 format!("`{name}` is in the profile's `[syscalls] deny`")
+            } else if by_unix {
+                "no Unix sockets where a directory of the host is in the cell, which may hold the host's"
+                    .to_owned()
             } else {
                 format!("syscall group `{}`: {why}", group.name)
             },
             allow: if allow {
                 Some(format!("syscalls.allow = [\"{name}\"]"))
             } else {
-                (!by_profile && self.unix_sockets_would_do(name, arguments))
-                    .then(|| "network.unix = true".to_owned())
+                by_unix.then(|| "network.unix = true".to_owned())
             },
         }
     }

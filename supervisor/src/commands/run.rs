@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use profiles::host::Host;
-use profiles::resolve::WorkspaceKind;
+use profiles::resolve::{WORK, WorkspaceKind};
 use tokio_util::sync::CancellationToken;
 
 use super::{SourceArgs, answer_json, explain, show, tell, with_kept_output};
@@ -81,6 +81,13 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
 }
 
 fn tool(args: &Args, host: &Host) -> Result<Tool, ExitCode> {
+    if let Some(only) = args.sources.tools.first() {
+        tell(&format!(
+            "toolcell: `--tool {only}` chooses what `serve` offers; hint: `--profile {only}` runs a \
+             command in the cell of that profile"
+        ));
+        return Err(ExitCode::from(EXIT_NOT_STARTED));
+    }
     let mut overrides = args.sources.overrides();
     if let Some(directory) = &args.workspace {
         match directory.canonicalize() {
@@ -102,6 +109,31 @@ fn tool(args: &Args, host: &Host) -> Result<Tool, ExitCode> {
             show(&diagnostics);
             ExitCode::from(EXIT_NOT_STARTED)
         })
+        .and_then(|tool| knows_roots(args, tool))
+}
+
+/// Refuses a root that the profile does not have: it would be given and never used.
+fn knows_roots(args: &Args, tool: Tool) -> Result<Tool, ExitCode> {
+    let known = &tool.compiled.resolved.roots;
+    let unknown = args
+        .sources
+        .roots
+        .iter()
+        .find(|(name, _)| !known.contains_key(name));
+    let Some((name, _)) = unknown else {
+        return Ok(tool);
+    };
+    let profile = tool.name();
+    let has = if known.is_empty() {
+        "it has none".to_owned()
+    } else {
+        let names: Vec<_> = known.keys().map(|name| format!("`{name}`")).collect();
+        format!("it has {}", names.join(", "))
+    };
+    tell(&format!(
+        "toolcell: the profile `{profile}` has no root `{name}`; hint: {has}"
+    ));
+    Err(ExitCode::from(EXIT_NOT_STARTED))
 }
 
 /// A tool of the `standard` base, for trying whether cells can be had at all.
@@ -124,8 +156,15 @@ fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> 
     else {
         return Err("expected a command, found an empty word".to_owned());
     };
-    if program.contains('/') {
+    if program.starts_with('/') {
         return Ok(command.to_vec());
+    }
+    if program.contains('/') {
+        return Err(format!(
+            "expected the absolute path of a program, found `{program}`; hint: the directory that you \
+             are in is not the cell's: what lies in the workspace lies in `{WORK}` there, and is \
+             executed if `files.exec` lists `{WORK}`, as in `privileged`"
+        ));
     }
     let candidates: Vec<PathBuf> = profiles::compile::Compiled::candidates(program);
     let found = candidates.iter().find(|path| {
