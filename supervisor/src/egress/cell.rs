@@ -13,11 +13,14 @@ use nix::sys::socket::{
     Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg,
 };
 use profiles::egress::{Name, Plan, Role};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Connection};
 use super::denied;
@@ -37,6 +40,8 @@ const DATAGRAM_BYTES_MAX: usize = 4096;
 const MESSAGE_BYTES_MAX: usize = 4096;
 /// Most connections to the resolver at once.
 const RESOLVER_CONNECTIONS_MAX: usize = 16;
+/// How long a listener rests that could not accept.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Longest wait for a question on a connection to the resolver.
 const QUESTION_MAX: Duration = Duration::from_secs(10);
 /// Descriptors that come before the watchers: the resolver's two.
@@ -55,6 +60,10 @@ pub struct Cell {
     /// Connections at once.
     connections: Arc<Semaphore>,
     most_connections: u32,
+    /// Everything that is done for the cell, so that it can be seen to have ended.
+    tasks: TaskTracker,
+    /// The call is over.
+    over: CancellationToken,
     book: Mutex<Book>,
 }
 
@@ -77,6 +86,14 @@ pub struct Use {
 }
 
 impl Cell {
+    /// Does something for the cell until it is done or the call is over.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let over = self.over.clone();
+        self.tasks.spawn(async move {
+            let _ = over.run_until_cancelled_owned(work).await;
+        });
+    }
+
     /// Records a denial.
     pub fn deny(&self, denial: Denial) {
         self.book().denials.add(denial);
@@ -140,12 +157,13 @@ pub async fn serve(
         bytes: service.bytes,
         connections: Arc::new(Semaphore::new(service.connections as usize)),
         most_connections: service.connections,
+        tasks: TaskTracker::new(),
+        over: CancellationToken::new(),
         book: Mutex::default(),
     });
     let mut listening = Listening {
         cell: Arc::clone(&cell),
         pool: HashMap::new(),
-        tasks: JoinSet::new(),
     };
     for (planned, socket) in sockets.iter().zip(descriptors) {
         let port = planned.address.port();
@@ -162,41 +180,54 @@ pub async fn serve(
         answers: Answers::new(Arc::clone(&service.plan)),
         listening,
     }));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(answer_datagrams(udp, Arc::clone(&answers)));
-    tasks.spawn(answer_streams(tcp, Arc::clone(&answers)));
+    let udp = crate::descriptor::watch(udp, Interest::READABLE)?;
+    let tcp = listener(tcp)?;
+    cell.spawn(answer_datagrams(udp, Arc::clone(&answers)));
+    cell.spawn(answer_streams(tcp, Arc::clone(&answers)));
+    let mut kept = Vec::new();
     for (index, watcher) in watchers.into_iter().enumerate() {
-        tasks.spawn(watch(watcher, Sign::of(index), Arc::clone(&answers)));
+        let watcher = Arc::new(crate::descriptor::watch(watcher, Interest::READABLE)?);
+        let sign = Sign::of(index);
+        cell.spawn(watch(Arc::clone(&watcher), sign, Arc::clone(&answers)));
+        kept.push((watcher, sign));
     }
     over.await;
-    // What was refused in the last moment may still wait in the watcher's socket.
-    tasks.shutdown().await;
+    cell.over.cancel();
+    cell.tasks.close();
+    cell.tasks.wait().await;
+    for (watcher, sign) in kept {
+        // What was refused in the last moment.
+        while let Ok(seen) = watcher::receive(&watcher.get_ref(), sign) {
+            seen.iter().for_each(|attempt| refused(&answers, attempt));
+        }
+    }
     Ok(cell.account())
+}
+
+fn listener(socket: OwnedFd) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::from(socket);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// The cell's listeners, and those that a name beneath a wildcard will get.
 struct Listening {
     cell: Arc<Cell>,
     pool: HashMap<IpAddr, Vec<(u16, OwnedFd)>>,
-    tasks: JoinSet<()>,
 }
 
 impl Listening {
     /// Accepts what connects to a socket. Without a name, the address that was connected to is what
     /// was meant.
     fn accept(&mut self, socket: OwnedFd, port: u16, name: Option<Name>) -> io::Result<()> {
-        let listener = std::net::TcpListener::from(socket);
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let listener = listener(socket)?;
         let cell = Arc::clone(&self.cell);
-        self.tasks.spawn(async move {
-            let mut open = JoinSet::new();
+        self.cell.spawn(async move {
             loop {
-                while open.try_join_next().is_some() {}
                 match listener.accept().await {
-                    Ok((socket, _)) => cell.take(socket, port, name.as_ref(), &mut open),
+                    Ok((socket, _)) => cell.take(socket, port, name.as_ref()),
                     // The peer has gone, or descriptors are short: the next may do better.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                    Err(_) => tokio::time::sleep(ACCEPT_AGAIN_AFTER).await,
                 }
             }
         });
@@ -219,13 +250,7 @@ impl Listening {
 
 impl Cell {
     /// Takes a connection on, if there are not too many.
-    fn take(
-        self: &Arc<Self>,
-        socket: TcpStream,
-        port: u16,
-        name: Option<&Name>,
-        open: &mut JoinSet<()>,
-    ) {
+    fn take(self: &Arc<Self>, socket: TcpStream, port: u16, name: Option<&Name>) {
         let destination = match name {
             Some(name) => match self.plan.admit(name, port) {
                 Ok(admission) if admission.machine => Destination::Machine(name.clone()),
@@ -249,7 +274,7 @@ impl Cell {
             destination,
             port,
         };
-        open.spawn(async move {
+        self.spawn(async move {
             connection::serve(connection, socket).await;
             drop(permit);
         });
@@ -285,11 +310,9 @@ fn answer(resolver: &Shared, question: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Answers over UDP, each from the address that was asked.
-async fn answer_datagrams(socket: OwnedFd, resolver: Shared) -> io::Result<()> {
-    let socket = crate::descriptor::watch(socket, Interest::READABLE)?;
+async fn answer_datagrams(socket: AsyncFd<OwnedFd>, resolver: Shared) {
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-    loop {
-        let mut ready = socket.readable().await?;
+    while let Ok(mut ready) = socket.readable().await {
         let received = ready.try_io(|socket| receive_datagram(socket.as_fd(), &mut buffer));
         let Ok(Ok(Some((length, from, asked)))) = received else {
             continue;
@@ -332,15 +355,11 @@ fn receive_datagram(
 }
 
 /// Answers over TCP: each message with its length before it (RFC 7766).
-async fn answer_streams(socket: OwnedFd, resolver: Shared) -> io::Result<()> {
-    let listener = std::net::TcpListener::from(socket);
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
+async fn answer_streams(listener: TcpListener, resolver: Shared) {
     let room = Arc::new(Semaphore::new(RESOLVER_CONNECTIONS_MAX));
     let mut open = JoinSet::new();
-    loop {
+    while let Ok((mut stream, _)) = listener.accept().await {
         while open.try_join_next().is_some() {}
-        let (mut stream, _) = listener.accept().await?;
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
             continue;
         };
@@ -374,10 +393,8 @@ async fn ask(stream: &mut TcpStream, resolver: &Shared) -> io::Result<Option<Vec
 }
 
 /// Names what the kernel refused in the cell: connections and datagrams to where nobody listens.
-async fn watch(socket: OwnedFd, sign: Sign, resolver: Shared) -> io::Result<()> {
-    let socket = crate::descriptor::watch(socket, Interest::READABLE)?;
-    loop {
-        let mut ready = socket.readable().await?;
+async fn watch(socket: Arc<AsyncFd<OwnedFd>>, sign: Sign, resolver: Shared) {
+    while let Ok(mut ready) = socket.readable().await {
         if let Ok(Ok(Some(attempt))) = ready.try_io(|socket| watcher::receive(socket, sign)) {
             refused(&resolver, &attempt);
         }
