@@ -14,8 +14,9 @@ use crate::confine::{self, At, Cell};
 use crate::leftovers::Leftovers;
 use crate::mounts;
 use crate::namespaces;
+use crate::reader;
 use crate::report::{Report, SetupFailure, Step};
-use crate::spec::{Call, Template};
+use crate::spec::{Call, Filter, Template};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, BUILD, CgroupEntry, MESSAGE_BYTES_MAX, Order};
 
@@ -65,7 +66,10 @@ fn serve() -> Result<(), Errno> {
 
 struct Launcher {
     proof: SingleThreaded,
+    /// Always [`SOCKET`].
     socket: OwnedFd,
+    /// The filter of readers; none are made before it is known.
+    reader: Option<Filter>,
     templates: HashMap<u32, Template>,
     leftovers: Leftovers,
 }
@@ -88,6 +92,7 @@ impl Launcher {
         Ok(Self {
             proof,
             socket,
+            reader: None,
             templates: HashMap::new(),
             leftovers: Leftovers::default(),
         })
@@ -95,14 +100,16 @@ impl Launcher {
 
     fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Result<(), Errno> {
         match order {
-            Order::Hello { build } => {
+            Order::Hello { build, reader } => {
                 sys::send(self.socket.as_fd(), BUILD.as_bytes(), &[])?;
+                self.reader = Some(reader);
                 if build == BUILD {
                     Ok(())
                 } else {
                     Err(Errno::EPROTO)
                 }
             }
+            Order::Standby => self.stand_by(descriptors),
             Order::Template { id, template } => {
                 if self.templates.len() < TEMPLATES_MAX {
                     self.templates.insert(id, *template);
@@ -120,18 +127,51 @@ impl Launcher {
             Order::Start {
                 template,
                 call,
+                reader,
                 cgroup,
                 leftovers,
             } => {
                 self.leftovers.note(leftovers.call, leftovers.directories);
-                self.start(template, &call, cgroup, descriptors);
+                self.start(template, &call, reader, cgroup, descriptors);
                 Ok(())
             }
         }
     }
 
+    /// Forks a launcher that obeys another socket, with nothing of this one's. A fork that fails is
+    /// told by the socket's end.
+    fn stand_by(&mut self, descriptors: Vec<OwnedFd>) -> Result<(), Errno> {
+        let Some(socket) = descriptors.first() else {
+            return Ok(());
+        };
+        if let Ok(Forked::Child) = sys::fork(self.proof) {
+            // This one's socket is closed by that: the supervisor sees when this one has gone.
+            sys::duplicate_onto(socket.as_fd(), SOCKET, true)?;
+            drop(descriptors);
+            nix::unistd::setsid()?;
+            self.templates = HashMap::new();
+            self.leftovers = Leftovers::default();
+        }
+        Ok(())
+    }
+
+    /// Forks a cell's reader. If that fails its socket ends, and denied paths are not named.
+    fn start_reader(&self, socket: &OwnedFd, first: i32) {
+        let Some(filter) = &self.reader else { return };
+        if let Ok(Forked::Child) = sys::fork(self.proof) {
+            sys::exit_now(reader::serve(socket, first, filter));
+        }
+    }
+
     /// Starts a cell; whatever goes wrong is told on the call's own socket.
-    fn start(&self, id: u32, call: &Call, cgroup: CgroupEntry, descriptors: Vec<OwnedFd>) {
+    fn start(
+        &self,
+        id: u32,
+        call: &Call,
+        reader: bool,
+        cgroup: CgroupEntry,
+        descriptors: Vec<OwnedFd>,
+    ) {
         let mut descriptors = descriptors.into_iter();
         let Some(socket) = descriptors.next() else {
             return;
@@ -142,6 +182,7 @@ impl Launcher {
         let Some(template) = self.templates.get(&id) else {
             return fail(&socket, Step::Decode, Errno::ENOENT);
         };
+        let reader = if reader { descriptors.next() } else { None };
         let cgroup_descriptors: Vec<OwnedFd> = descriptors.collect();
         let expected = match cgroup {
             CgroupEntry::None => 0,
@@ -156,7 +197,7 @@ impl Launcher {
             template,
             call,
             socket,
-            streams,
+            (streams, reader),
             (cgroup, cgroup_descriptors),
         ) && let Ok(socket) = told
         {
@@ -169,7 +210,7 @@ impl Launcher {
         template: &Template,
         call: &Call,
         socket: OwnedFd,
-        streams: [OwnedFd; 3],
+        (streams, reader): ([OwnedFd; 3], Option<OwnedFd>),
         (cgroup, cgroup_descriptors): (CgroupEntry, Vec<OwnedFd>),
     ) -> Result<(), SetupFailure> {
         let all: Vec<_> = template.mounts.iter().chain(&call.mounts).collect();
@@ -183,7 +224,7 @@ impl Launcher {
         let flags = namespaces::clone_flags(cgroup);
         match sys::clone3(self.proof, flags, into).at(Step::Clone)? {
             Forked::Child => {
-                drop(release);
+                drop((release, reader));
                 confine::run_cell(Cell {
                     proof: self.proof,
                     template,
@@ -200,6 +241,9 @@ impl Launcher {
                 // Told first, so that the supervisor can end a cell that hangs in its setup.
                 let started = Report::Started { pid: child.pid };
                 confine::send(&socket, &started, &[child.pidfd.as_fd()]).at(Step::Clone)?;
+                if let Some(reader) = reader {
+                    self.start_reader(&reader, child.pid);
+                }
                 namespaces::write_id_maps(child.pid, template.inside, call.host)
                     .at(Step::MapIds)?;
                 nix::unistd::write(&release, &[1]).at(Step::MapIds)?;

@@ -41,7 +41,8 @@ const GUARD: &str = "/.guard";
 /// What was opened or prepared beforehand, by index into the list of mounts.
 pub(crate) type Prepared = Vec<Option<OwnedFd>>;
 
-/// Prepares, in the launcher, the mounts that need privileges on the host: idmapped ones.
+/// Prepares, in the launcher, the mounts that need privileges on the host: idmapped ones, and the
+/// work directories of overlays, which the cell's user must own.
 pub(crate) fn prepare(
     proof: sys::SingleThreaded,
     mounts: &[&Mount],
@@ -49,6 +50,9 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, SetupFailure> {
     let mut prepared = Prepared::new();
     for (index, mount) in mounts.iter().enumerate() {
+        if let Mount::Guarded { work, .. } = mount {
+            give(work, host).at_item(Step::Mount, index)?;
+        }
         let Mount::Bind {
             source,
             identity,
@@ -63,6 +67,19 @@ pub(crate) fn prepare(
         prepared[index] = Some(ready.at_item(Step::Mount, index)?);
     }
     Ok(prepared)
+}
+
+/// Gives an empty directory of the supervisor's to the cell's user; an ordinary user's is its own.
+fn give(directory: &Path, host: crate::spec::Ids) -> Result<(), Errno> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let directory = openat2(AT_FDCWD, directory, how)?;
+    nix::unistd::fchown(&directory, Some(host.uid.into()), Some(host.gid.into()))
 }
 
 /// Opens the work directories of overlays while this process still has the supervisor's user, to

@@ -203,7 +203,9 @@ impl Cells {
         let input = input_of(start);
         let (ends, theirs) = streams::open(input.is_some()).map_err(Refused::because)?;
         let grounds = prepared.grounds();
-        let cell = self
+        // Paths are named, and shared memory is summed, by a reader.
+        let reads = self.cgroups.is_none() || compiled.resolved.explain.paths;
+        let (cell, reader) = self
             .launcher
             .start(
                 &start.tool.template,
@@ -211,6 +213,7 @@ impl Cells {
                 prepared.call.clone(),
                 grounds,
                 theirs,
+                reads,
             )
             .await
             .map_err(Refused::because)?;
@@ -244,6 +247,7 @@ impl Cells {
             .chain(&prepared.call.rules);
         let watched = supervise::watch(Watch {
             cell,
+            reader: reader.map(|reader| Arc::new(tokio::sync::Mutex::new(reader))),
             compiled,
             cgroup: prepared.cgroup.as_ref(),
             output: &output,

@@ -2,7 +2,8 @@
 //!
 //! See seccomp_unotify(2). A denied call gets its error from here; a call that names a path is only
 //! looked at and goes on to the minimal root and to Landlock, which decide. The path is read from
-//! memory that the tool can change meanwhile, so nothing is ever decided by it.
+//! memory that the tool can change meanwhile, so nothing is ever decided by it; and it is read by the
+//! cell's [`Reader`], since a supervisor in a Landlock domain looks into no process outside.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,23 +11,20 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-use nix::unistd::Pid;
 use profiles::filter::paths::{Effect, PathCall, Place};
 use profiles::filter::{Notification, Policy};
 use profiles::resolve::{SHM, TMP, WORK};
 use runner::spec::LandlockRule;
 use runner::sys::{self, Answer};
+use runner::wire::{self, Base, Question};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::launch::Reader;
 use crate::outcome::{Denial, DenialKind};
 
 /// Most different denials that one call records; further ones are counted together.
 pub const DENIALS_MAX: usize = 64;
-/// Longest path that is read from a tool, with its NUL (`PATH_MAX`).
-const PATH_BYTES_MAX: usize = 4096;
 
 /// What the C library and common programs look for on every start and do well without: naming these
 /// would hide what matters.
@@ -90,6 +88,7 @@ pub async fn listen(
     policy: &Policy,
     allowed: &Allowed,
     recorded: &std::sync::Mutex<Recorded>,
+    reader: Option<&tokio::sync::Mutex<Reader>>,
 ) -> std::io::Result<()> {
     // An older kernel refuses this, and is only slower.
     let _ = sys::wake_synchronously(listener.as_fd());
@@ -105,7 +104,8 @@ pub async fn listen(
         }
         match sys::receive_notification(listener.as_fd()) {
             Ok(notification) => {
-                if let Some(denial) = handle(&listener, &notification, policy, allowed) {
+                let denial = handle(&listener, &notification, policy, allowed, reader).await;
+                if let Some(denial) = denial {
                     recorded
                         .lock()
                         .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -130,11 +130,12 @@ fn is_readable(listener: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
 }
 
 /// Answers one notification; returns what was denied by it.
-fn handle(
+async fn handle(
     listener: &AsyncFd<OwnedFd>,
     call: &sys::Notification,
     policy: &Policy,
     allowed: &Allowed,
+    reader: Option<&tokio::sync::Mutex<Reader>>,
 ) -> Option<Denial> {
     let number = u32::try_from(call.number).unwrap_or(u32::MAX);
     // An answer to a caller that has been killed meanwhile fails, and nobody misses it.
@@ -166,9 +167,12 @@ fn handle(
         }
         Notification::Inspect(path_call) => {
             let need = need_of(path_call, &call.arguments);
-            let denied = paths_of(call, path_call)
-                .into_iter()
-                .find_map(|path| Some((denied(call.pid, &path, &need, allowed)?, path)));
+            let denied = match paths_of(call, path_call, reader).await {
+                Some((root, paths)) => paths
+                    .into_iter()
+                    .find_map(|path| Some((denied(&root, &path, &need, allowed)?, path))),
+                None => None,
+            };
             let still_there = sys::notification_is_valid(listener.as_fd(), call.id);
             answer(Answer::Continue);
             let (allow_with, path) = denied.filter(|_| still_there)?;
@@ -250,16 +254,15 @@ fn need_of(call: &PathCall, arguments: &[u64; 6]) -> Need {
 ///
 /// What is absent from a directory that the cell does have is no denial: it is absent for
 /// everybody, or the tool's own affair.
-fn denied(pid: u32, path: &Path, need: &Need, allowed: &Allowed) -> Option<String> {
-    let root = open_root(pid).ok()?;
-    let (found, rest) = nearest(&root, path)?;
+fn denied(root: &OwnedFd, path: &Path, need: &Need, allowed: &Allowed) -> Option<String> {
+    let (found, rest) = nearest(root, path)?;
     let absent = !rest.as_os_str().is_empty();
     if absent && ROUTINE.iter().any(|routine| path == Path::new(routine)) {
         return None;
     }
-    let line = || line(need.key, path, &root, &found, absent);
+    let line = || line(need.key, path, root, &found, absent);
     if absent && need.key != "write" {
-        return same_device(&root, &found).then(line);
+        return same_device(root, &found).then(line);
     }
     // Reading what leads to an allowed place, such as `/` itself, is part of the cell.
     let canonical = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()?;
@@ -300,12 +303,6 @@ fn covers(rules: &[LandlockRule], path: &Path, right: u64) -> bool {
         .any(|rule| rule.access & right != 0 && path.starts_with(&rule.path))
 }
 
-/// The root directory of a tool's process.
-fn open_root(pid: u32) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
-}
-
 /// The longest part of a path that exists in the cell, and the rest.
 ///
 /// Links are followed as the tool would follow them, but never out of the cell, and nothing is
@@ -331,39 +328,51 @@ fn same_device(one: &OwnedFd, other: &OwnedFd) -> bool {
     device(one).is_ok_and(|one| device(other) == Ok(one))
 }
 
-/// The absolute paths that a call names, as text; those that cannot be read are left out.
-fn paths_of(call: &sys::Notification, path_call: &PathCall) -> Vec<PathBuf> {
-    let pid = i32::try_from(call.pid).unwrap_or(0);
-    path_call
-        .places
-        .iter()
-        .filter_map(|place| {
-            let (base, pointer) = match *place {
-                Place::Plain(path) => ("cwd".to_owned(), call.arguments[usize::from(path)]),
-                Place::At(directory, path) => {
-                    // The kernel looks at the low 32 bits only.
-                    #[allow(clippy::cast_possible_truncation)]
-                    let fd = call.arguments[usize::from(directory)] as u32;
-                    let fd = fd.cast_signed();
-                    let base = if fd == nix::libc::AT_FDCWD {
-                        "cwd".to_owned()
-                    } else {
-                        format!("fd/{fd}")
-                    };
-                    (base, call.arguments[usize::from(path)])
-                }
+/// The absolute paths that a call names, as text, and the root that they are looked up in; those that
+/// cannot be read are left out.
+async fn paths_of(
+    call: &sys::Notification,
+    path_call: &PathCall,
+    reader: Option<&tokio::sync::Mutex<Reader>>,
+) -> Option<(OwnedFd, Vec<PathBuf>)> {
+    let place = |place: &Place| match *place {
+        Place::Plain(path) => (Base::WorkingDirectory, call.arguments[usize::from(path)]),
+        Place::At(directory, path) => {
+            // The kernel looks at the low 32 bits only.
+            #[allow(clippy::cast_possible_truncation)]
+            let fd = call.arguments[usize::from(directory)] as u32;
+            let base = match fd.cast_signed() {
+                nix::libc::AT_FDCWD => Base::WorkingDirectory,
+                fd => Base::Descriptor(fd),
             };
-            let text = read_path(pid, pointer)?;
-            if text.is_empty() {
-                return None;
-            }
-            if Path::new(&text).is_absolute() {
-                return Some(normal(Path::new(&text)));
-            }
-            let base = std::fs::read_link(format!("/proc/{pid}/{base}")).ok()?;
-            Some(normal(&base.join(text)))
-        })
-        .collect()
+            (base, call.arguments[usize::from(path)])
+        }
+    };
+    let question = Question::Paths {
+        pid: i32::try_from(call.pid).ok()?,
+        places: path_call.places.iter().map(place).collect(),
+    };
+    let (answer, root) = match reader?.lock().await.ask(&question).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::warn!(%error, "a cell's reader does not answer: its denied paths are not named");
+            return None;
+        }
+    };
+    let wire::Answer::Paths(named) = answer else {
+        return None;
+    };
+    let absolute = |named: wire::NamedPath| {
+        let text = String::from_utf8_lossy(&named.text).into_owned();
+        if text.is_empty() {
+            return None;
+        }
+        // Joined to what is absolute, it is that.
+        let base = named.base.unwrap_or_else(|| PathBuf::from("/"));
+        Some(normal(&base.join(text)))
+    };
+    let paths = named.into_iter().flatten().filter_map(absolute).collect();
+    Some((root?, paths))
 }
 
 /// A path without `.` and `..`, by its text alone.
@@ -379,29 +388,4 @@ fn normal(path: &Path) -> PathBuf {
         }
     }
     result
-}
-
-/// Reads a NUL-terminated string from a tool's memory, page by page so that an unmapped next page
-/// does no harm.
-fn read_path(pid: i32, pointer: u64) -> Option<String> {
-    const PAGE: usize = 4096;
-    let pointer = usize::try_from(pointer).ok()?;
-    let mut text = Vec::new();
-    while text.len() < PATH_BYTES_MAX {
-        let base = pointer.checked_add(text.len())?;
-        let length = (PAGE - base % PAGE).min(PATH_BYTES_MAX - text.len());
-        let mut page = [0; PAGE];
-        let mut local = [std::io::IoSliceMut::new(&mut page[..length])];
-        let remote = [RemoteIoVec { base, len: length }];
-        let count = process_vm_readv(Pid::from_raw(pid), &mut local, &remote).ok()?;
-        if let Some(end) = page[..count].iter().position(|&byte| byte == 0) {
-            text.extend_from_slice(&page[..end]);
-            return Some(String::from_utf8_lossy(&text).into_owned());
-        }
-        if count < length {
-            return None;
-        }
-        text.extend_from_slice(&page[..count]);
-    }
-    None
 }

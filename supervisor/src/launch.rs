@@ -1,6 +1,7 @@
 //! The launcher's other end: starts it, hands it templates, and has it start cells.
 //!
-//! The only module that starts processes on the host.
+//! The only module that starts processes on the host: one, before the supervisor confines itself.
+//! The launcher makes all others, its own successor among them, which stands by from the start.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,12 +10,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use runner::report::Report;
-use runner::spec::{Call, SPEC_BYTES_MAX, Template};
-use runner::wire::{self, BUILD, CellOrder, CgroupEntry, Leftovers, MESSAGE_BYTES_MAX, Order};
+use runner::spec::{Call, Filter, SPEC_BYTES_MAX, Template};
+use runner::wire::{
+    self, ANSWER_BYTES_MAX, Answer, BUILD, CellOrder, CgroupEntry, Leftovers, MESSAGE_BYTES_MAX,
+    Order, Question,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -24,20 +30,35 @@ const SEND_BUFFER_BYTES: usize = 1024 * 1024;
 const TEMPLATES_KEPT_MAX: usize = 256;
 const _: () = assert!(TEMPLATES_KEPT_MAX <= runner::launcher::TEMPLATES_MAX);
 
-/// A launcher that was just started.
+/// Longest wait for a launcher's first answer.
+const HELLO_SECONDS_MAX: i64 = 10;
+/// Longest wait for a reader's answer: only memory that the tool has made slow takes so long.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
+/// A launcher that was just started, and the one that stands by.
 #[derive(Debug)]
 pub struct Started {
     socket: OwnedFd,
     process: Child,
+    standby: OwnedFd,
+    reader: Filter,
 }
 
-/// Starts this very executable as a launcher, and checks that it is the same build.
+impl Started {
+    /// The launcher's PID.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+/// Starts this very executable as a launcher, and checks that it is the same build. Readers will have
+/// this filter.
 ///
 /// # Errors
-/// If it cannot be started, or answers as another build.
-pub fn start() -> io::Result<Started> {
-    let (socket, theirs) = pair()?;
-    setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+/// If it cannot be started or makes no standby, or answers as another build.
+pub fn start(reader: Filter) -> io::Result<Started> {
+    let (socket, theirs) = link_pair()?;
     // The environment is cleared because every cell's first process inherits the launcher's memory.
     #[allow(clippy::disallowed_methods)] // the one place that starts a process
     let process = Command::new("/proc/self/exe")
@@ -46,8 +67,33 @@ pub fn start() -> io::Result<Started> {
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;
+    greet(&socket, &reader)?;
+    let standby = stand_by(&socket, &reader)?;
+    Ok(Started {
+        socket,
+        process,
+        standby,
+        reader,
+    })
+}
+
+/// A pair of sockets for a launcher: ours, and its own.
+fn link_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pair()?;
+    setsockopt(&ours, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+    setsockopt(
+        &ours,
+        sockopt::ReceiveTimeout,
+        &TimeVal::seconds(HELLO_SECONDS_MAX),
+    )?;
+    Ok((ours, theirs))
+}
+
+/// Has a launcher introduce itself. The socket does not block from then on.
+fn greet(socket: &OwnedFd, reader: &Filter) -> io::Result<()> {
     let hello = encode(&Order::Hello {
         build: BUILD.to_owned(),
+        reader: reader.clone(),
     })?;
     runner::sys::send(socket.as_fd(), &hello, &[])?;
     let mut answer = [0; 256];
@@ -58,10 +104,19 @@ pub fn start() -> io::Result<Started> {
         ));
     }
     nix::fcntl::fcntl(
-        &socket,
+        socket,
         nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
     )?;
-    Ok(Started { socket, process })
+    Ok(())
+}
+
+/// Has a launcher make another that stands by.
+fn stand_by(socket: &OwnedFd, reader: &Filter) -> io::Result<OwnedFd> {
+    let (ours, theirs) = link_pair()?;
+    runner::sys::send(socket.as_fd(), &encode(&Order::Standby)?, &[theirs.as_fd()])?;
+    drop(theirs);
+    greet(&ours, reader)?;
+    Ok(ours)
 }
 
 /// Why a cell was not started.
@@ -79,14 +134,20 @@ pub enum LaunchError {
         max: usize,
     },
     /// The launcher cannot be talked to.
-    #[error("the launcher has gone, and another could not be started: {0}")]
+    #[error(
+        "the launcher has gone, and so has the one that stood by, and a confined supervisor starts no \
+         other ({0}); hint: restart toolcell"
+    )]
     Gone(#[source] io::Error),
+    /// An order could not be sent although somebody is there to take it.
+    #[error("the launcher could not be told: {0}")]
+    Untold(#[source] io::Error),
     /// No descriptors or memory for another cell.
     #[error("could not make the cell's pipes and sockets: {0}")]
     Resources(#[source] io::Error),
 }
 
-/// Hands orders to the launcher, and starts another if it has ended.
+/// Hands orders to the launcher, or to the one that stands by if it has ended.
 #[derive(Debug)]
 pub struct Launcher {
     /// Held while orders are sent, so that a template comes before the cell that needs it.
@@ -98,7 +159,12 @@ pub struct Launcher {
 #[derive(Debug)]
 struct Link {
     socket: AsyncFd<OwnedFd>,
-    process: Child,
+    /// The launcher that we started ourselves, to be reaped.
+    process: Option<Child>,
+    /// What takes over; absent if none could be made.
+    standby: Option<OwnedFd>,
+    /// The filter of readers.
+    reader: Filter,
     /// Numbers of the templates that it holds, by digest.
     templates: HashMap<String, u32>,
     next_template: u32,
@@ -138,7 +204,8 @@ impl Launcher {
         })
     }
 
-    /// Starts a cell of a template with this digest. How it goes is told by the returned [`Cell`].
+    /// Starts a cell of a template with this digest, and a reader if one is wanted. How it goes is
+    /// told by the returned [`Cell`].
     ///
     /// # Errors
     /// If the orders are too large, or no launcher can be had.
@@ -149,20 +216,27 @@ impl Launcher {
         call: Call,
         grounds: Grounds<'_>,
         streams: Streams,
-    ) -> Result<Cell, LaunchError> {
+        reader: bool,
+    ) -> Result<(Cell, Option<Reader>), LaunchError> {
         let (ours, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let ours = Cell::new(ours, number).map_err(LaunchError::Resources)?;
+        let (reader, readers) = match reader.then(Reader::new).transpose() {
+            Ok(pair) => pair.unzip(),
+            Err(error) => return Err(LaunchError::Resources(error)),
+        };
         let mut descriptors = vec![
             theirs.as_fd(),
             streams.stdin.as_fd(),
             streams.stdout.as_fd(),
             streams.stderr.as_fd(),
         ];
+        descriptors.extend(readers.iter().map(AsFd::as_fd));
         descriptors.extend(grounds.descriptors);
         let mut order = Order::Start {
             template: 0,
             call: Box::new(call),
+            reader: reader.is_some(),
             cgroup: grounds.cgroup,
             leftovers: Leftovers {
                 call: number,
@@ -172,14 +246,14 @@ impl Launcher {
         let mut link = self.link.lock().await;
         match link.start(digest, template, &mut order, &descriptors).await {
             Err(LaunchError::Gone(error)) => {
-                tracing::error!(%error, "the launcher has ended, and its cells with it; starting another");
+                tracing::error!(%error, "the launcher has ended, and its cells with it; another takes over");
                 link.replace().map_err(LaunchError::Gone)?;
                 link.start(digest, template, &mut order, &descriptors)
                     .await?;
             }
             result => result?,
         }
-        Ok(ours)
+        Ok((ours, reader))
     }
 
     /// Tells the launcher that what this cell had on the host is removed.
@@ -199,18 +273,31 @@ impl Link {
     fn new(started: Started) -> io::Result<Self> {
         Ok(Self {
             socket: crate::descriptor::watch(started.socket, Interest::WRITABLE)?,
-            process: started.process,
+            process: Some(started.process),
+            standby: Some(started.standby),
+            reader: started.reader,
             templates: HashMap::new(),
             next_template: 1,
         })
     }
 
-    /// Puts a new launcher in the place of one that has ended.
+    /// Puts the launcher that stands by in the place of one that has ended, and has it make the next.
     fn replace(&mut self) -> io::Result<()> {
-        let mut old = std::mem::replace(self, Self::new(start()?)?);
-        // Whatever is wrong with it, it has closed its socket; it must not linger.
-        let _ = old.process.kill();
-        old.process.wait().map(drop)
+        if let Some(mut old) = self.process.take() {
+            // Whatever is wrong with it, it has closed its socket; it must not linger.
+            let _ = old.kill();
+            old.wait()?;
+        }
+        let socket = self.standby.take().ok_or(Errno::ESRCH)?;
+        // Fails if it has gone, too.
+        match stand_by(&socket, &self.reader) {
+            Ok(next) => self.standby = Some(next),
+            Err(error) if is_gone(&error) => return Err(error),
+            Err(error) => tracing::error!(%error, "no other launcher stands by"),
+        }
+        self.socket = crate::descriptor::watch(socket, Interest::WRITABLE)?;
+        self.templates.clear();
+        Ok(())
     }
 
     async fn start(
@@ -250,7 +337,7 @@ impl Link {
     }
 
     async fn send(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
-        let bytes = encode(order).map_err(LaunchError::Gone)?;
+        let bytes = encode(order).map_err(LaunchError::Untold)?;
         if bytes.len() > SPEC_BYTES_MAX {
             return Err(LaunchError::TooLong {
                 bytes: bytes.len(),
@@ -258,13 +345,84 @@ impl Link {
             });
         }
         loop {
-            let mut ready = self.socket.writable().await.map_err(LaunchError::Gone)?;
+            let mut ready = self.socket.writable().await.map_err(LaunchError::Untold)?;
             let sent =
                 ready.try_io(|socket| Ok(runner::sys::send(socket.as_fd(), &bytes, descriptors)?));
             if let Ok(result) = sent {
-                return result.map_err(LaunchError::Gone);
+                return result.map_err(|error| {
+                    if is_gone(&error) {
+                        LaunchError::Gone(error)
+                    } else {
+                        LaunchError::Untold(error)
+                    }
+                });
             }
         }
+    }
+}
+
+/// Whether an error of a socket says that nobody has its other end.
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [Errno::EPIPE, Errno::ECONNRESET, Errno::ENOTCONN];
+    gone.iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+/// What looks into a cell's processes for the supervisor, which cannot (`runner::reader`).
+///
+/// Dropping it ends the reader.
+#[derive(Debug)]
+pub struct Reader {
+    socket: AsyncFd<OwnedFd>,
+    /// An answer did not come in time: what comes now belongs to another question.
+    late: bool,
+}
+
+impl Reader {
+    /// Our end, and the reader's own.
+    fn new() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = pair()?;
+        nix::fcntl::fcntl(
+            &ours,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
+        let socket = crate::descriptor::watch(ours, Interest::READABLE)?;
+        let reader = Self {
+            socket,
+            late: false,
+        };
+        Ok((reader, theirs))
+    }
+
+    /// Asks, and waits for the answer and the descriptor that comes with it.
+    ///
+    /// # Errors
+    /// If the reader has gone or does not answer in time; it is not asked again then.
+    pub async fn ask(&mut self, question: &Question) -> io::Result<(Answer, Option<OwnedFd>)> {
+        if self.late {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // Cleared once the answer is there; also if this is given up meanwhile.
+        self.late = true;
+        runner::sys::send(self.socket.as_fd(), &encode(question)?, &[])?;
+        let mut buffer = vec![0; ANSWER_BYTES_MAX];
+        let answer = tokio::time::timeout(ANSWER_MAX, async {
+            loop {
+                let mut ready = self.socket.readable().await?;
+                let received =
+                    ready.try_io(|socket| Ok(runner::sys::receive(socket.as_fd(), &mut buffer)?));
+                if let Ok(received) = received {
+                    return received;
+                }
+            }
+        });
+        let (length, descriptors) = answer.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.late = false;
+        let answer = wire::decode(&buffer[..length]).map_err(io::Error::other)?;
+        Ok((answer, descriptors.into_iter().next()))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod cgroup;
 pub mod cli;
 pub mod commands;
+pub mod confinement;
 pub mod denials;
 pub mod descriptor;
 pub mod dirs;

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::CellCgroup;
 use crate::denials::{self, Allowed, Recorded};
-use crate::launch::{Cell, FirstProcess};
+use crate::launch::{Cell, FirstProcess, Reader};
 use crate::streams::OutputLimit;
 use crate::{disk, processes};
 
@@ -81,6 +81,8 @@ pub struct Watched {
 pub struct Watch<'a> {
     /// The cell.
     pub cell: Cell,
+    /// What looks into its processes, where that is needed.
+    pub reader: Option<Arc<tokio::sync::Mutex<Reader>>>,
     /// Its profile.
     pub compiled: &'a Arc<Compiled>,
     /// Its cgroup, in tiers that have one.
@@ -165,7 +167,7 @@ impl Course<'_> {
                 () = self.watch.output.passed.notified() => self.end(Ending::Output),
                 () = event(self.watch.cgroup), if self.watch.cgroup.is_some() => self.look_at_events(),
                 () = grown.notified() => self.end(Ending::Disk),
-                _ = look.tick() => self.look(),
+                _ = look.tick() => self.look().await,
                 () = sleep_until(next.into()) => {
                     if self.pass_deadline() {
                         return;
@@ -236,8 +238,11 @@ impl Course<'_> {
         let compiled = Arc::clone(self.watch.compiled);
         let allowed = self.watch.allowed.clone();
         let recorded = Arc::clone(&self.watch.recorded);
+        let reader = self.watch.reader.clone();
         tokio::spawn(async move {
-            let heard = denials::listen(listener, &compiled.policy, &allowed, &recorded).await;
+            let policy = &compiled.policy;
+            let heard = denials::listen(listener, policy, &allowed, &recorded, reader.as_deref());
+            let heard = heard.await;
             if let Err(error) = heard {
                 tracing::error!(%error, "a cell's denials can no longer be answered");
             }
@@ -330,7 +335,7 @@ impl Course<'_> {
         }
     }
 
-    fn look(&mut self) {
+    async fn look(&mut self) {
         self.look_at_events();
         let Some(running) = self.running else { return };
         if let Some(idle) = self.limits.idle
@@ -338,7 +343,7 @@ impl Course<'_> {
         {
             self.end(Ending::Idle);
         }
-        let (cpu_micros, memory) = self.measure();
+        let (cpu_micros, memory) = self.measure().await;
         if u128::from(cpu_micros) > self.limits.cpu_time.as_micros() {
             self.end(Ending::CpuTime);
         }
@@ -348,7 +353,7 @@ impl Course<'_> {
     }
 
     /// CPU time in microseconds, and memory where no cgroup caps it.
-    fn measure(&self) -> (u64, u64) {
+    async fn measure(&self) -> (u64, u64) {
         if let Some(cgroup) = self.watch.cgroup {
             return (cgroup.cpu_micros().unwrap_or(0), 0);
         }
@@ -365,7 +370,8 @@ impl Course<'_> {
         let memory = |shared: u64| sum.anonymous_bytes + shared.max(in_memory);
         let mut sampled = memory(sum.shared_bytes);
         if sampled > self.limits.memory {
-            sampled = memory(processes::shared_bytes_once(first.pid));
+            let reader = self.watch.reader.as_deref();
+            sampled = memory(processes::shared_bytes_once(first.pid, reader).await);
         }
         (sum.cpu_micros, sampled)
     }

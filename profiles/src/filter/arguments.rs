@@ -188,6 +188,31 @@ fn clone() -> Decision {
     Decision::only([Case::allow([none_of(0, CLONE_NEW)])], DENY)
 }
 
+/// `clone` in a process that makes threads only.
+pub(super) fn threads_only() -> Decision {
+    const CLONE_THREAD: u32 = 0x0001_0000;
+    Decision::only([Case::allow([none_but(0, CLONE_NEW, CLONE_THREAD)])], DENY)
+}
+
+/// An `open` that can neither write nor make anything.
+pub(super) fn open_to_read(flags: u8) -> Decision {
+    /// `O_ACCMODE`, `O_CREAT`, `O_TRUNC`, and the bit by which `O_TMPFILE` differs from
+    /// `O_DIRECTORY`.
+    const WRITES: u32 = 0o3 | 0o100 | 0o1000 | 0o20_000_000;
+    Decision::only([Case::allow([none_of(flags, WRITES)])], DENY)
+}
+
+/// The decision for a process that never makes memory executable.
+pub(super) fn without_execution(name: &str, mut decision: Decision) -> Decision {
+    const PROT_EXEC: u32 = 4;
+    if matches!(name, "mmap" | "mprotect" | "pkey_mprotect") {
+        let executable = masked(2, PROT_EXEC, PROT_EXEC);
+        let denied = Case::deny([executable], Errno::NotPermitted);
+        decision.cases.insert(0, denied);
+    }
+    decision
+}
+
 /// The query, `PER_LINUX` and `ADDR_NO_RANDOMIZE`: others change what the kernel checks (executable
 /// heaps, pages at address 0) or which calls it answers.
 fn personality() -> Decision {
