@@ -50,10 +50,11 @@ fn settle<'a>(
     if cell == namespace_of(open_process(nix::unistd::getpid().as_raw())?.as_fd())? {
         return Err(Errno::ESRCH);
     }
+    let socket = sys::borrow_open(SOCKET)?;
     sys::keep_capabilities(KEPT)?;
     nix::sys::prctl::set_no_new_privs()?;
     sys::install_filter(&filter.program, false)?;
-    Ok((sys::borrow_open(SOCKET)?, cell))
+    Ok((socket, cell))
 }
 
 fn answer_all(socket: BorrowedFd<'_>, cell: Identity) -> Result<(), Errno> {
