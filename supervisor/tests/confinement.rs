@@ -282,17 +282,15 @@ const REFUSED_TO_ROOT: [Act; 4] = [
         |ground| {
             let cgroups = ground.cgroups.iter().flat_map(Cgroups::parents);
             let mut agents = cgroups.map(|path| path.join("release_agent"));
-            match agents.find(|agent| agent.exists()) {
-                // The same again.
-                Some(agent) => fs::write(&agent, fs::read(&agent)?),
-                None => {
-                    skip(
-                        "release_agent",
-                        "no cgroup v1 hierarchy's root is the place",
-                    );
-                    Err(std::io::ErrorKind::Unsupported.into())
-                }
-            }
+            let Some(agent) = agents.find(|agent| agent.exists()) else {
+                skip(
+                    "release_agent",
+                    "no cgroup v1 hierarchy's root is the place",
+                );
+                return Err(std::io::ErrorKind::Unsupported.into());
+            };
+            // The same again.
+            fs::write(&agent, fs::read(&agent)?)
         },
     ),
 ];
