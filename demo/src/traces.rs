@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 /// Deepest cgroup that is looked for.
 const DEPTH_MAX: usize = 16;
+/// Longest wait for processes that are on their way out, and how often they are looked for.
+const GOING_MAX: Duration = Duration::from_secs(5);
+const GOING_STEP: Duration = Duration::from_millis(5);
 
 /// Everything of a kind that a cell could leave behind and that outlives processes.
 #[derive(PartialEq, Eq)]
@@ -61,10 +65,15 @@ pub fn adopt_orphans() -> Result<(), Errno> {
     nix::sys::prctl::set_child_subreaper(true)
 }
 
-/// Whether a process is left below this one. Those that have ended are reaped.
+/// Whether a process is left below this one. Those that have ended are reaped. The launchers see the
+/// end of the supervisor's sockets and go by themselves, a moment after it.
 pub fn process_left() -> bool {
+    let deadline = Instant::now() + GOING_MAX;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => {
+                std::thread::sleep(GOING_STEP);
+            }
             Ok(WaitStatus::StillAlive) => return true,
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return false,

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::confine::At;
 use crate::mounts::{Prepared, open_source};
@@ -57,7 +58,8 @@ pub(crate) fn shown(call: &Call, index: usize) -> Option<&Shown> {
         .find(|shown| shown.mount as usize == index)
 }
 
-/// Prepares the mounts of a cell that show another's directory as its own.
+/// Prepares the mounts of a cell that show another's directory as its own, and the work directories of
+/// overlays, which the cell's user must own.
 pub(crate) fn prepare(
     proof: SingleThreaded,
     template: &[Mount],
@@ -74,6 +76,9 @@ pub(crate) fn prepare(
     // One namespace serves every directory of an owner.
     let mut namespaces: Vec<(Ids, OwnedFd)> = Vec::new();
     for (index, mount) in template.iter().chain(&call.mounts).enumerate() {
+        if let Mount::Guarded { work, .. } = mount {
+            give(work, call.host).at_item(Step::Mount, index)?;
+        }
         let Some(source) = Source::of(mount, shown(call, index)) else {
             continue;
         };
@@ -92,6 +97,19 @@ pub(crate) fn prepare(
         prepared[index] = Some(tree);
     }
     Ok(prepared)
+}
+
+/// Gives an empty directory of the supervisor's to the cell's user; an ordinary user's is its own.
+fn give(directory: &Path, host: Ids) -> Result<(), Errno> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let directory = openat2(AT_FDCWD, directory, how)?;
+    nix::unistd::fchown(&directory, Some(host.uid.into()), Some(host.gid.into()))
 }
 
 /// A copy of what was opened, and what is mounted beneath it, through the map of a user namespace.

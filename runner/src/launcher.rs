@@ -16,8 +16,9 @@ use crate::descriptors;
 use crate::idmaps;
 use crate::leftovers::Leftovers;
 use crate::namespaces;
+use crate::reader::{self, Bounds};
 use crate::report::{Report, SetupFailure, Step};
-use crate::spec::{Call, Template};
+use crate::spec::{Call, Filter, Template};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, BUILD, CgroupEntry, MESSAGE_BYTES_MAX, Order};
 
@@ -70,7 +71,10 @@ fn serve() -> Result<(), Errno> {
 
 struct Launcher {
     proof: SingleThreaded,
+    /// Always [`SOCKET`].
     socket: OwnedFd,
+    /// The filter of readers; none are made before it is known.
+    reader: Option<Filter>,
     templates: HashMap<u32, Template>,
     leftovers: Leftovers,
 }
@@ -93,6 +97,7 @@ impl Launcher {
         Ok(Self {
             proof,
             socket,
+            reader: None,
             templates: HashMap::new(),
             leftovers: Leftovers::default(),
         })
@@ -100,14 +105,16 @@ impl Launcher {
 
     fn obey(&mut self, order: Order, descriptors: Vec<OwnedFd>) -> Result<(), Errno> {
         match order {
-            Order::Hello { build } => {
+            Order::Hello { build, reader } => {
                 sys::send(self.socket.as_fd(), BUILD.as_bytes(), &[])?;
+                self.reader = Some(reader);
                 if build == BUILD {
                     Ok(())
                 } else {
                     Err(Errno::EPROTO)
                 }
             }
+            Order::Standby => self.stand_by(descriptors),
             Order::Template { id, template } => {
                 if self.templates.len() < TEMPLATES_MAX {
                     self.templates.insert(id, *template);
@@ -116,6 +123,13 @@ impl Launcher {
             }
             Order::Forget { id } => {
                 self.templates.remove(&id);
+                Ok(())
+            }
+            Order::Reader { counts } => {
+                let mut descriptors = descriptors.into_iter();
+                if let (Some(socket), Some(first)) = (descriptors.next(), descriptors.next()) {
+                    self.start_reader(&socket, &first, counts);
+                }
                 Ok(())
             }
             Order::Gateway => {
@@ -153,6 +167,37 @@ impl Launcher {
                 let _ = nix::unistd::execve(program, &[program, GATEWAY_ARGUMENT], &[] as &[&CStr]);
             }
             sys::exit_now(descriptors::EXIT_NOT_STARTED);
+        }
+    }
+
+    /// Forks a launcher that obeys another socket, with nothing of this one's. A fork that fails is
+    /// told by the socket's end.
+    fn stand_by(&mut self, descriptors: Vec<OwnedFd>) -> Result<(), Errno> {
+        let Some(socket) = descriptors.first() else {
+            return Ok(());
+        };
+        if let Ok(Forked::Child) = sys::fork(self.proof) {
+            // This one's socket is closed by that: the supervisor sees when this one has gone.
+            sys::duplicate_onto(socket.as_fd(), SOCKET, true)?;
+            drop(descriptors);
+            nix::unistd::setsid()?;
+            self.templates = HashMap::new();
+            self.leftovers = Leftovers::default();
+        }
+        Ok(())
+    }
+
+    /// Forks a reader of the cell with this first process. If that fails its socket ends, and denied
+    /// paths are not named.
+    fn start_reader(&self, socket: &OwnedFd, first: &OwnedFd, counts: bool) {
+        let Some(filter) = &self.reader else { return };
+        let of = Bounds {
+            first: first.as_fd(),
+            launcher: nix::unistd::getpid(),
+            counts,
+        };
+        if let Ok(Forked::Child) = sys::fork(self.proof) {
+            sys::exit_now(reader::serve(socket, &of, filter));
         }
     }
 

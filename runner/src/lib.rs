@@ -17,6 +17,7 @@ pub mod limits;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
+pub mod reader;
 pub mod report;
 pub mod seccomp;
 pub mod spec;

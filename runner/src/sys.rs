@@ -451,6 +451,8 @@ pub fn join_new_session_keyring() -> Result<()> {
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+/// Capabilities that fit the sets.
+const CAPABILITIES_MAX: c_int = 64;
 
 #[repr(C)]
 struct CapabilityHeader {
@@ -461,15 +463,92 @@ struct CapabilityHeader {
 /// Effective, permitted and inheritable sets; two 32-bit words each, low word first.
 type CapabilityData = [[u32; 3]; 2];
 
+/// Capabilities of a thread as bit masks; see capabilities(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What the kernel checks.
+    pub effective: u64,
+    /// What may become effective.
+    pub permitted: u64,
+    /// What an `execve` may hand on.
+    pub inheritable: u64,
+    /// What an `execve` may ever give.
+    pub bounding: u64,
+    /// What an `execve` of any program keeps.
+    pub ambient: u64,
+}
+
+impl Capabilities {
+    /// Those of this thread.
+    ///
+    /// # Errors
+    /// As capget(2) and prctl(2).
+    pub fn of_this_thread() -> Result<Self> {
+        const IS_SET: c_int = libc::PR_CAP_AMBIENT_IS_SET;
+        let mut header = CapabilityHeader {
+            version: CAPABILITY_VERSION_3,
+            pid: 0,
+        };
+        let mut data: CapabilityData = [[u32::MAX; 3]; 2];
+        // SAFETY: version 3 writes two data structures of three words each; both outlive the call.
+        check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut data) })?;
+        let word = |set: usize| u64::from(data[0][set]) | u64::from(data[1][set]) << 32;
+        let mut found = Self {
+            effective: word(0),
+            permitted: word(1),
+            inheritable: word(2),
+            bounding: 0,
+            ambient: 0,
+        };
+        for capability in 0..CAPABILITIES_MAX {
+            // SAFETY: integer arguments only. EINVAL marks the first number past the kernel's last.
+            let result = unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) };
+            match check(c_long::from(result)) {
+                Ok(0) => {}
+                Ok(_) => found.bounding |= 1 << capability,
+                Err(Errno::EINVAL) => break,
+                Err(error) => return Err(error),
+            }
+            // SAFETY: integer arguments only.
+            let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, IS_SET, capability, 0, 0) };
+            if check(c_long::from(result))? != 0 {
+                found.ambient |= 1 << capability;
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// Empties every capability set: bounding, ambient, then effective, permitted and inheritable; and
 /// locks the securebits so that no uid change can bring one back. See capabilities(7).
 ///
 /// # Errors
 /// As prctl(2) and capset(2).
 pub fn drop_capabilities() -> Result<()> {
-    /// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE and the lock of each; KEEP_CAPS locked off.
-    const SECBITS_ALL_LOCKED: c_int = 0b1110_1111;
-    for capability in 0..64 {
+    drop_bounding(0)?;
+    lock_securebits()?;
+    clear_ambient()?;
+    set_capabilities(0)
+}
+
+/// Gives up every capability but those in the mask, of which none is gained. Who may not shrink
+/// the bounding set has nothing that it could give.
+///
+/// # Errors
+/// As prctl(2), capget(2) and capset(2).
+pub fn keep_capabilities(keep: u64) -> Result<()> {
+    const SETPCAP: u64 = 1 << 8;
+    let held = Capabilities::of_this_thread()?;
+    if held.effective & SETPCAP != 0 {
+        drop_bounding(keep)?;
+        lock_securebits()?;
+    }
+    clear_ambient()?;
+    set_capabilities(held.permitted & keep)
+}
+
+fn drop_bounding(keep: u64) -> Result<()> {
+    for capability in (0..CAPABILITIES_MAX).filter(|capability| keep & (1 << capability) == 0) {
         // SAFETY: integer arguments only. EINVAL marks the first number past the kernel's last.
         let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
         match check(c_long::from(result)) {
@@ -478,29 +557,36 @@ pub fn drop_capabilities() -> Result<()> {
             Err(error) => return Err(error),
         }
     }
+    Ok(())
+}
+
+fn lock_securebits() -> Result<()> {
+    /// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE and the lock of each; KEEP_CAPS locked off.
+    const SECBITS_ALL_LOCKED: c_int = 0b1110_1111;
     // SAFETY: integer arguments only.
     let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBITS_ALL_LOCKED, 0, 0, 0) };
-    check(c_long::from(result))?;
+    check(c_long::from(result)).map(drop)
+}
+
+fn clear_ambient() -> Result<()> {
+    const CLEAR_ALL: c_int = libc::PR_CAP_AMBIENT_CLEAR_ALL;
     // SAFETY: integer arguments only.
-    let result = unsafe {
-        libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        )
-    };
-    check(c_long::from(result))?;
+    let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, CLEAR_ALL, 0, 0, 0) };
+    check(c_long::from(result)).map(drop)
+}
+
+/// Makes this the effective and the permitted set, and empties the inheritable one.
+fn set_capabilities(mask: u64) -> Result<()> {
     let header = CapabilityHeader {
         version: CAPABILITY_VERSION_3,
         pid: 0,
     };
-    let data: CapabilityData = [[0; 3]; 2];
+    #[allow(clippy::cast_possible_truncation)] // the two halves, on purpose
+    let [low, high] = [mask as u32, (mask >> 32) as u32];
+    let data: CapabilityData = [[low, low, 0], [high, high, 0]];
     // SAFETY: version 3 reads a header and two data structures of three words each; both outlive the
     // call.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const data) })?;
-    Ok(())
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const data) }).map(drop)
 }
 
 /// Whether all five capability sets of this thread are empty.
@@ -508,40 +594,14 @@ pub fn drop_capabilities() -> Result<()> {
 /// # Errors
 /// As capget(2) and prctl(2).
 pub fn has_no_capabilities() -> Result<bool> {
-    let mut header = CapabilityHeader {
-        version: CAPABILITY_VERSION_3,
-        pid: 0,
-    };
-    let mut data: CapabilityData = [[u32::MAX; 3]; 2];
-    // SAFETY: version 3 writes two data structures of three words each; both outlive the call.
-    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, &raw mut data) })?;
-    if data.iter().flatten().any(|&word| word != 0) {
-        return Ok(false);
-    }
-    for capability in 0..64 {
-        // SAFETY: integer arguments only. EINVAL marks the first number past the kernel's last.
-        let result = unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) };
-        match check(c_long::from(result)) {
-            Ok(0) => {}
-            Ok(_) => return Ok(false),
-            Err(Errno::EINVAL) => break,
-            Err(error) => return Err(error),
-        }
-        // SAFETY: integer arguments only.
-        let ambient = unsafe {
-            libc::prctl(
-                libc::PR_CAP_AMBIENT,
-                libc::PR_CAP_AMBIENT_IS_SET,
-                capability,
-                0,
-                0,
-            )
-        };
-        if check(c_long::from(ambient))? != 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let Capabilities {
+        effective,
+        permitted,
+        inheritable,
+        bounding,
+        ambient,
+    } = Capabilities::of_this_thread()?;
+    Ok(effective | permitted | inheritable | bounding | ambient == 0)
 }
 
 /// Closes every descriptor from `first` on; see close_range(2).
@@ -854,6 +914,45 @@ pub fn memfd_without_exec(name: &CStr, allow_sealing: bool) -> Result<OwnedFd> {
     own(c_long::from(unsafe {
         libc::memfd_create(name.as_ptr(), flags)
     }))
+}
+
+/// A descriptor for a process, or for a thread where the kernel has those (`PIDFD_THREAD`, Linux 6.9);
+/// see pidfd_open(2).
+///
+/// # Errors
+/// As pidfd_open(2); `EINVAL` or `ENOENT` for a thread before Linux 6.9.
+pub fn open_pidfd(id: i32) -> Result<OwnedFd> {
+    const PIDFD_THREAD: c_int = libc::O_EXCL;
+    for flags in [PIDFD_THREAD, 0] {
+        // SAFETY: integer arguments only.
+        match own(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) }) {
+            Err(Errno::EINVAL) if flags != 0 => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EINVAL)
+}
+
+/// A copy of a descriptor of another process, with `O_CLOEXEC`; see pidfd_getfd(2).
+///
+/// # Errors
+/// As pidfd_getfd(2); `EBADF` if it has no such descriptor.
+pub fn copy_descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: an open descriptor and integers.
+    own(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })
+}
+
+/// Bytes that can be read from a pipe or a socket (`FIONREAD`, ioctl_tty(2)).
+///
+/// # Errors
+/// As ioctl(2).
+pub fn readable_bytes(descriptor: BorrowedFd<'_>) -> Result<u64> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the kernel writes one int to `bytes`, which outlives the call.
+    check(c_long::from(unsafe {
+        libc::ioctl(descriptor.as_raw_fd(), libc::FIONREAD, &raw mut bytes)
+    }))?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// Sends a signal through a pidfd; see pidfd_send_signal(2).

@@ -23,7 +23,7 @@ use crate::outcome::{Enforced, Outcome, Tier};
 use crate::service::{Asker, Run, Running, Start, Stream};
 use crate::shown::{self, Viewer};
 use crate::streams::{self, Kept, Listeners, OutputLimit};
-use crate::supervise::{self, Egress, Watch, Watched};
+use crate::supervise::{self, Watch, Watched};
 use crate::verdict::{self, Evidence};
 use crate::workspace::{Places, Workspaces};
 
@@ -32,7 +32,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// What runs calls in cells.
 pub struct Cells {
-    launcher: Launcher,
+    launcher: Arc<Launcher>,
     gateways: Gateways,
     /// Absent in a tier without cgroups, which the operator has chosen by name.
     cgroups: Option<Cgroups>,
@@ -88,7 +88,7 @@ impl Cells {
             Tier::Rlimits
         };
         Self {
-            launcher,
+            launcher: Arc::new(launcher),
             gateways: Gateways::default(),
             cgroups,
             ids,
@@ -250,15 +250,13 @@ impl Cells {
         let recorded = Arc::new(Mutex::new(Recorded::default()));
         let watched = supervise::watch(Watch {
             cell,
+            launcher: &self.launcher,
             compiled,
             cgroup: prepared.cgroup.as_ref(),
             output: &output,
             allowed: Allowed::new(compiled, &prepared.call),
             recorded: Arc::clone(&recorded),
-            egress: Egress {
-                gateways: &self.gateways,
-                launcher: &self.launcher,
-            },
+            gateways: &self.gateways,
             cancel: start.asker.cancel.clone(),
         })
         .await;

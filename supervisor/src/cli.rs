@@ -13,6 +13,7 @@ use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
 use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
+use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
 use crate::outcome::{Outcome, Tier};
 use crate::results::Results;
@@ -139,8 +140,9 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 }
 
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
-/// the launcher (which inherits it), then threads. If calls cannot be had, a server announces it
-/// before the first one is refused.
+/// the launcher (which inherits it), then our own confinement (which the launcher must not inherit),
+/// then threads (which do). If calls cannot be had, a server announces it before the first one is
+/// refused.
 fn with_cells(
     tier: TierChoice,
     announce: bool,
@@ -148,6 +150,9 @@ fn with_cells(
 ) -> ExitCode {
     with_host(tier, |host| {
         let cells = prepare(tier);
+        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref));
+        // Without its own confinement a supervisor makes no calls.
+        let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .enable_all()
@@ -185,6 +190,21 @@ struct Prepared {
     state: std::path::PathBuf,
 }
 
+/// Confines this process to what these need. It goes on without any as well, to refuse calls.
+fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
+    let cgroups = prepared.iter().filter_map(|ready| ready.cgroups.as_ref());
+    let adds_up = prepared.iter().find(|ready| ready.cgroups.is_none());
+    let places = Places {
+        state: dirs::state().ok(),
+        cgroups: cgroups
+            .flat_map(|cgroups| cgroups.parents())
+            .map(std::path::Path::to_owned)
+            .collect(),
+        seen: adds_up.map(|ready| ready.launcher.pid()),
+    };
+    confinement::confine(&places).map_err(|error| error.to_string())
+}
+
 fn prepare(tier: TierChoice) -> Result<Prepared, String> {
     let cgroups = match tier {
         TierChoice::Rlimits => None,
@@ -200,8 +220,9 @@ fn prepare(tier: TierChoice) -> Result<Prepared, String> {
     };
     let state = dirs::state().map_err(|error| error.to_string())?;
     let ids = HostIds::detect().map_err(|error| error.to_string())?;
-    let launcher =
-        launch::start().map_err(|error| format!("the launcher could not be started: {error}"))?;
+    let reader = confinement::reader_filter().map_err(|error| error.to_string())?;
+    let launcher = launch::start(reader)
+        .map_err(|error| format!("the launcher could not be started: {error}"))?;
     Ok(Prepared {
         cgroups,
         launcher,
@@ -238,8 +259,28 @@ fn examine(args: &doctor::Args) -> ExitCode {
         (TierChoice::Full, Tier::Full),
         (TierChoice::Rlimits, Tier::Rlimits),
     ];
-    for (choice, tried) in tries.into_iter().skip(usize::from(!usable)) {
-        match trial(choice) {
+    // All are prepared before the first is tried: a confined supervisor starts no launcher.
+    let tries = tries.into_iter().skip(usize::from(!usable));
+    let mut prepared = Vec::new();
+    for (choice, tried) in tries {
+        let host = probe::host(host_tier(choice)).map_err(|error| error.to_string());
+        match host.and_then(|host| Ok((host, prepare(choice)?))) {
+            Ok((host, ready)) => prepared.push((host, tried, ready)),
+            Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
+        }
+    }
+    let (tries, prepared): (Vec<_>, Vec<_>) = prepared
+        .into_iter()
+        .map(|(host, tried, ready)| ((host, tried), ready))
+        .unzip();
+    let confined = confine(&prepared);
+    let is_confined = confined.is_ok();
+    facts.push(doctor::confined_fact(confined));
+    for ((host, tried), ready) in tries.into_iter().zip(prepared) {
+        if !is_confined {
+            break;
+        }
+        match trial(&host, ready) {
             Ok(outcome) => {
                 let fact = doctor::trial_fact(tried, &outcome);
                 let fine = fact.fine;
@@ -257,9 +298,7 @@ fn examine(args: &doctor::Args) -> ExitCode {
 }
 
 /// Builds a cell, runs a program in it that does nothing, and removes it.
-fn trial(choice: TierChoice) -> Result<Outcome, String> {
-    let host = probe::host(host_tier(choice)).map_err(|error| error.to_string())?;
-    let prepared = prepare(choice)?;
+fn trial(host: &Host, prepared: Prepared) -> Result<Outcome, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -268,7 +307,7 @@ fn trial(choice: TierChoice) -> Result<Outcome, String> {
     let outcome = runtime.block_on(async {
         let state = prepared.state.clone();
         let cells = prepared.into_cells()?;
-        let tool = run::throw_away(&host)?;
+        let tool = run::throw_away(host)?;
         let caller = Caller::local();
         let start = Start {
             call: uuid::Uuid::now_v7().simple().to_string(),

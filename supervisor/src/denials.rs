@@ -2,7 +2,8 @@
 //!
 //! See seccomp_unotify(2). A denied call gets its error from here; a call that names a path is only
 //! looked at and goes on to the minimal root and to Landlock, which decide. The path is read from
-//! memory that the tool can change meanwhile, so nothing is ever decided by it.
+//! memory that the tool can change meanwhile, so nothing is ever decided by it; and it is read by the
+//! cell's [`Reader`], since a supervisor in a Landlock domain looks into no process outside.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,8 +19,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::outcome::{Denial, DenialKind};
+use crate::reader::Reader;
 
-mod memory;
 mod network;
 mod paths;
 
@@ -114,14 +115,24 @@ impl Recorded {
     }
 }
 
+/// What is needed to tell what a notification is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Looker<'a> {
+    /// The cell's filter.
+    pub policy: &'a Policy,
+    /// What the paths and addresses are compared with.
+    pub allowed: &'a Allowed,
+    /// What looks into the cell's processes.
+    pub reader: Option<&'a Reader>,
+}
+
 /// Answers a cell's notifications until the cell has ended, and adds what was denied.
 ///
 /// # Errors
 /// If the listener cannot be watched. Dropping the listener makes the kernel answer `ENOSYS`.
 pub async fn listen(
     listener: OwnedFd,
-    policy: &Policy,
-    allowed: &Allowed,
+    looker: Looker<'_>,
     recorded: &std::sync::Mutex<Recorded>,
 ) -> std::io::Result<()> {
     // An older kernel refuses this, and is only slower.
@@ -138,7 +149,7 @@ pub async fn listen(
         }
         match sys::receive_notification(listener.as_fd()) {
             Ok(notification) => {
-                let attempts = handle(&listener, &notification, policy, allowed);
+                let attempts = handle(&listener, &notification, looker).await;
                 let mut recorded = recorded
                     .lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -164,18 +175,17 @@ fn is_readable(listener: &AsyncFd<OwnedFd>) -> std::io::Result<bool> {
 }
 
 /// Answers one notification; returns what was denied by it.
-fn handle(
+async fn handle(
     listener: &AsyncFd<OwnedFd>,
     call: &sys::Notification,
-    policy: &Policy,
-    allowed: &Allowed,
+    looker: Looker<'_>,
 ) -> Vec<network::Attempt> {
     let number = u32::try_from(call.number).unwrap_or(u32::MAX);
     // An answer to a caller that has been killed meanwhile fails, and nobody misses it.
     let answer = |answer| {
         let _ = sys::answer(listener.as_fd(), call.id, answer);
     };
-    match policy.classify(number, &call.arguments) {
+    match looker.policy.classify(number, &call.arguments) {
         Notification::Denied {
             what,
             errno,
@@ -198,12 +208,18 @@ fn handle(
             vec![]
         }
         Notification::Inspect(path_call) => {
-            let denied = paths::look(call, path_call, allowed);
+            let denied = match looker.reader {
+                Some(reader) => paths::look(call, path_call, looker.allowed, reader).await,
+                None => None,
+            };
             let seen = denied.map(network::Attempt::Denied).into_iter().collect();
             go_on(listener, call, seen)
         }
         Notification::InspectAddress(address_call) => {
-            let seen = network::look(call, address_call, allowed);
+            let seen = match looker.reader {
+                Some(reader) => network::look(call, address_call, looker.allowed, reader).await,
+                None => vec![],
+            };
             go_on(listener, call, seen)
         }
     }

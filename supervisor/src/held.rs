@@ -1,28 +1,24 @@
 //! Memory that a cell holds without having it mapped, for the tier without cgroups: files in memory,
 //! what waits in pipes and sockets, and System V objects.
 //!
-//! A descriptor of a tool's is looked at through `/proc` or by a copy (pidfd_getfd(2)), and nothing
-//! is ever read from it.
+//! The cell's reader looks at descriptors and mappings; here they are counted, each file once.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
-use std::sync::LazyLock;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 
-use runner::sys;
-use rustix::fs::{major, minor};
+use runner::wire::{self, Answer, HeldFile, HeldIn, HeldMemory, Question};
 
-use crate::descriptor::Other;
 use crate::processes;
+use crate::reader::Reader;
 
 /// Most descriptors of a cell that one look goes through: about 10 ms.
-const LOOK_MAX: usize = 4096;
+const LOOK_MAX: u32 = 4096;
+/// Most threads whose tables of descriptors one look goes through.
+const THREADS_MAX: usize = 4096;
 /// Most bytes of one list of System V objects that are read: the kernel's own most of 32,000 queues.
 const LIST_BYTES_MAX: usize = 4 << 20;
-/// Most bytes of a list of mappings that are read: about 40,000 mappings.
-const MAPS_BYTES_MAX: u64 = 4 << 20;
 /// What the kernel keeps for each message beside its text, at least (`struct msg_msg`).
 const MESSAGE_BYTES: u64 = 64;
 /// What it keeps for each semaphore (`struct sem`, a line of the cache).
@@ -39,40 +35,31 @@ pub struct Held {
     pub buffers: u64,
 }
 
-/// The device of nameless files in memory; they are all in one file system of the kernel's.
-static MEMORY_FILES: LazyLock<Option<u64>> = LazyLock::new(|| {
-    let file = rustix::fs::memfd_create("toolcell", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
-    rustix::fs::fstat(file).ok().map(|stat| stat.st_dev)
-});
-
 /// Sums over the descriptors of everything below a cell's first process, which has none: first those
-/// of processes, then those that threads may have of their own. `most` is how many a process may
-/// have. A descriptor that is closed meanwhile is left out.
-#[must_use]
-pub fn descriptors(first: i32, most: u32) -> Held {
-    let mut look = Look::default();
+/// of processes, then those that threads may have of their own, then what is mapped. `most` is how
+/// many a process may have. A descriptor that is closed meanwhile is left out. Nothing if the reader
+/// does not answer.
+pub async fn look(first: i32, most: u32, reader: &Reader) -> Option<Held> {
     let mut ids = Vec::new();
     processes::each(first, |pid| ids.push(pid));
     ids.retain(|pid| *pid != first);
     let threads = ids.iter().flat_map(|pid| {
         let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-        let tasks = tasks.into_iter().flatten().flatten().take(LOOK_MAX);
+        let tasks = tasks.into_iter().flatten().flatten().take(THREADS_MAX);
         let ids = tasks.filter_map(|task| number(&task.file_name()));
         ids.filter(move |thread| thread != pid)
     });
-    let threads: Vec<i32> = threads.take(LOOK_MAX).collect();
-    for id in ids.iter().chain(&threads) {
-        look.at_table(*id, most);
+    let threads: Vec<i32> = threads.take(THREADS_MAX).collect();
+    let tables = ids.iter().chain(&threads);
+    let tables = tables.map(|id| (*id, HeldIn::Descriptors(most)));
+    let mappings = ids.iter().map(|id| (*id, HeldIn::Mappings));
+    let mut sum = Sum::default();
+    for (pid, place) in tables.chain(mappings) {
+        if !sum.ask(pid, place, reader).await? {
+            break;
+        }
     }
-    for id in ids {
-        look.at_mappings(id);
-    }
-    Held {
-        files: look.files,
-        // What is sent over a Unix socket is the sender's until it is taken, and known to the
-        // receiver alone once the sender has closed.
-        buffers: look.pipes + look.sockets.max(look.readable),
-    }
+    Some(sum.held())
 }
 
 fn number(name: &std::ffi::OsStr) -> Option<i32> {
@@ -80,119 +67,70 @@ fn number(name: &std::ffi::OsStr) -> Option<i32> {
 }
 
 #[derive(Default)]
-struct Look {
+struct Sum {
     /// Device and inode of what has been counted.
     seen: HashSet<(u64, u64)>,
     /// How many descriptors have been looked at.
-    looked: usize,
+    looked: u32,
     files: u64,
     pipes: u64,
     sockets: u64,
     readable: u64,
 }
 
-impl Look {
-    /// Looks at the descriptors of one process or thread.
-    fn at_table(&mut self, id: i32, most: u32) {
-        let mut process = None;
-        // A thread's own directory is here, too, although it is not listed.
-        let Ok(table) = fs::read_dir(format!("/proc/{id}/fd")) else {
-            return self.at_hidden_table(id, most);
-        };
-        for entry in table.flatten() {
-            if !self.goes_on() {
-                return;
-            }
-            // Follows the link to what is open, whatever its name says.
-            let (Ok(file), Some(descriptor)) =
-                (fs::metadata(entry.path()), number(&entry.file_name()))
+impl Sum {
+    /// Counts what one process or thread holds; false if enough has been looked at.
+    async fn ask(&mut self, pid: i32, place: HeldIn, reader: &Reader) -> Option<bool> {
+        let mut from = 0;
+        loop {
+            let question = Question::Held { pid, place, from };
+            let (answer, _) = reader.ask(&question).await?;
+            // One that has ended meanwhile holds nothing.
+            let Answer::Held(wire::Held {
+                files,
+                looked,
+                next,
+            }) = answer
             else {
-                continue;
+                return Some(true);
             };
-            let copy = || {
-                process
-                    .get_or_insert_with(|| Other::open(id))
-                    .as_ref()?
-                    .copy(descriptor)
-            };
-            self.at(&file, copy);
-        }
-    }
-
-    /// A process that does not let itself be looked into still has its descriptors by their numbers.
-    fn at_hidden_table(&mut self, id: i32, most: u32) {
-        let Some(process) = Other::open(id) else {
-            return;
-        };
-        for descriptor in 0..RawFd::try_from(most).unwrap_or(RawFd::MAX) {
-            if !self.goes_on() {
-                return;
+            for file in files {
+                self.add(file);
             }
-            let Some(copy) = process.copy(descriptor).map(File::from) else {
-                continue;
-            };
-            if let Ok(file) = copy.metadata() {
-                self.at(&file, || Some(copy.into()));
+            self.looked = self.looked.saturating_add(looked);
+            if self.looked >= LOOK_MAX {
+                return Some(false);
+            }
+            match next.filter(|next| *next > from) {
+                Some(next) => from = next,
+                None => return Some(true),
             }
         }
     }
 
-    /// Files in memory that are mapped, which may be open nowhere and have pages in no page table.
-    /// The kernel shows them to root alone (`map_files` in proc(5)).
-    fn at_mappings(&mut self, id: i32) {
-        let Some(device) = *MEMORY_FILES else { return };
-        let device = format!("{:02x}:{:02x}", major(device), minor(device));
-        let Ok(maps) = File::open(format!("/proc/{id}/maps")) else {
+    fn add(&mut self, file: HeldFile) {
+        if !self.seen.insert((file.device, file.inode)) {
             return;
-        };
-        let mut text = String::new();
-        // What is cut off is no line of ours.
-        let _ = maps.take(MAPS_BYTES_MAX).read_to_string(&mut text);
-        for line in text.lines() {
-            let mut fields = line.split_whitespace();
-            let (Some(range), Some(on)) = (fields.next(), fields.nth(2)) else {
-                continue;
-            };
-            // System V segments are counted by their list.
-            if on != device || fields.nth(1).is_some_and(|name| name.starts_with("/SYSV")) {
-                continue;
-            }
-            let bounds: Vec<&str> = range
-                .split('-')
-                .map(|end| end.trim_start_matches('0'))
-                .collect();
-            if !self.goes_on() {
-                return;
-            }
-            if let Ok(file) = fs::metadata(format!("/proc/{id}/map_files/{}", bounds.join("-"))) {
-                self.at(&file, || None);
+        }
+        match file.memory {
+            HeldMemory::File(bytes) => self.files += bytes,
+            HeldMemory::Pipe(bytes) => self.pipes += bytes,
+            HeldMemory::Socket {
+                readable,
+                accounted,
+            } => {
+                self.readable += readable;
+                self.sockets += accounted;
             }
         }
     }
 
-    fn goes_on(&mut self) -> bool {
-        self.looked += 1;
-        self.looked <= LOOK_MAX
-    }
-
-    fn at(&mut self, file: &fs::Metadata, copy: impl FnOnce() -> Option<OwnedFd>) {
-        let kind = file.file_type();
-        let in_memory = kind.is_file() && Some(file.dev()) == *MEMORY_FILES;
-        let waits = kind.is_fifo() || kind.is_socket();
-        if !(in_memory || waits) || !self.seen.insert((file.dev(), file.ino())) {
-            return;
-        }
-        if in_memory {
-            self.files += file.blocks() * 512;
-            return;
-        }
-        let Some(copy) = copy() else { return };
-        let readable = rustix::io::ioctl_fionread(&copy).unwrap_or(0);
-        if kind.is_fifo() {
-            self.pipes += readable;
-        } else {
-            self.readable += readable;
-            self.sockets += sys::socket_memory(copy.as_fd()).unwrap_or(0);
+    fn held(&self) -> Held {
+        Held {
+            files: self.files,
+            // What is sent over a Unix socket is the sender's until it is taken, and known to the
+            // receiver alone once the sender has closed.
+            buffers: self.pipes + self.sockets.max(self.readable),
         }
     }
 }
@@ -268,6 +206,29 @@ fn read(list: &File) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_file_is_counted_once() {
+        let file = |inode, memory| HeldFile {
+            device: 1,
+            inode,
+            memory,
+        };
+        let mut sum = Sum::default();
+        for inode in [1, 1, 2] {
+            sum.add(file(inode, HeldMemory::File(10)));
+        }
+        sum.add(file(3, HeldMemory::Pipe(5)));
+        for (inode, readable, accounted) in [(4, 0, 7), (5, 3, 0)] {
+            let memory = HeldMemory::Socket {
+                readable,
+                accounted,
+            };
+            sum.add(file(inode, memory));
+        }
+        let held = sum.held();
+        assert_eq!((held.files, held.buffers), (20, 12));
+    }
 
     #[test]
     fn lists_are_summed_by_their_columns() {

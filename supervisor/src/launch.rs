@@ -1,6 +1,7 @@
 //! The launcher's other end: starts it, hands it templates, and has it start cells.
 //!
-//! The only module that starts processes on the host.
+//! The only module that starts processes on the host: one, before the supervisor confines itself.
+//! The launcher makes all others, its own successor among them, which stands by from the start.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use runner::report::Report;
-use runner::spec::{Call, SPEC_BYTES_MAX, Template};
+use runner::spec::{Call, Filter, SPEC_BYTES_MAX, Template};
 use runner::wire::{self, BUILD, CellOrder, CgroupEntry, Leftovers, MESSAGE_BYTES_MAX, Order};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,21 +27,34 @@ const SEND_BUFFER_BYTES: usize = 1024 * 1024;
 const TEMPLATES_KEPT_MAX: usize = 256;
 const _: () = assert!(TEMPLATES_KEPT_MAX <= runner::launcher::TEMPLATES_MAX);
 
-/// A launcher that was just started.
+/// Longest wait for a launcher's first answer.
+const HELLO_SECONDS_MAX: i64 = 10;
+
+/// A launcher that was just started, and the one that stands by.
 #[derive(Debug)]
 pub struct Started {
     socket: OwnedFd,
     process: Child,
+    standby: OwnedFd,
+    reader: Filter,
 }
 
-/// Starts this very executable as a launcher, and checks that it is the same build.
+impl Started {
+    /// The launcher's PID.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+/// Starts this very executable as a launcher, and checks that it is the same build. Readers will have
+/// this filter.
 ///
 /// # Errors
-/// If it cannot be started, or answers as another build.
-pub fn start() -> io::Result<Started> {
+/// If it cannot be started or makes no standby, or answers as another build.
+pub fn start(reader: Filter) -> io::Result<Started> {
     lift_descriptor_limit()?;
-    let (socket, theirs) = pair()?;
-    setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+    let (socket, theirs) = link_pair()?;
     // The environment is cleared because every cell's first process inherits the launcher's memory.
     #[allow(clippy::disallowed_methods)] // the one place that starts a process
     let process = Command::new("/proc/self/exe")
@@ -48,8 +63,33 @@ pub fn start() -> io::Result<Started> {
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;
+    greet(&socket, &reader)?;
+    let standby = stand_by(&socket, &reader)?;
+    Ok(Started {
+        socket,
+        process,
+        standby,
+        reader,
+    })
+}
+
+/// A pair of sockets for a launcher: ours, and its own.
+fn link_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = pair()?;
+    setsockopt(&ours, sockopt::SndBuf, &SEND_BUFFER_BYTES)?;
+    setsockopt(
+        &ours,
+        sockopt::ReceiveTimeout,
+        &TimeVal::seconds(HELLO_SECONDS_MAX),
+    )?;
+    Ok((ours, theirs))
+}
+
+/// Has a launcher introduce itself. The socket does not block from then on.
+fn greet(socket: &OwnedFd, reader: &Filter) -> io::Result<()> {
     let hello = encode(&Order::Hello {
         build: BUILD.to_owned(),
+        reader: reader.clone(),
     })?;
     runner::sys::send(socket.as_fd(), &hello, &[])?;
     let mut answer = [0; 256];
@@ -60,10 +100,19 @@ pub fn start() -> io::Result<Started> {
         ));
     }
     nix::fcntl::fcntl(
-        &socket,
+        socket,
         nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
     )?;
-    Ok(Started { socket, process })
+    Ok(())
+}
+
+/// Has a launcher make another that stands by.
+fn stand_by(socket: &OwnedFd, reader: &Filter) -> io::Result<OwnedFd> {
+    let (ours, theirs) = link_pair()?;
+    runner::sys::send(socket.as_fd(), &encode(&Order::Standby)?, &[theirs.as_fd()])?;
+    drop(theirs);
+    greet(&ours, reader)?;
+    Ok(ours)
 }
 
 /// Raises this process's limit of open descriptors, which the launcher and the cells inherit, as far as
@@ -89,14 +138,20 @@ pub enum LaunchError {
         max: usize,
     },
     /// The launcher cannot be talked to.
-    #[error("the launcher has gone, and another could not be started: {0}")]
+    #[error(
+        "the launcher has gone, and so has the one that stood by, and a confined supervisor starts no \
+         other ({0}); hint: restart toolcell"
+    )]
     Gone(#[source] io::Error),
+    /// An order could not be sent although somebody is there to take it.
+    #[error("the launcher could not be told: {0}")]
+    Untold(#[source] io::Error),
     /// No descriptors or memory for another cell.
     #[error("could not make the cell's pipes and sockets: {0}")]
     Resources(#[source] io::Error),
 }
 
-/// Hands orders to the launcher, and starts another if it has ended.
+/// Hands orders to the launcher, or to the one that stands by if it has ended.
 #[derive(Debug)]
 pub struct Launcher {
     /// Held while orders are sent, so that a template comes before the cell that needs it.
@@ -108,7 +163,12 @@ pub struct Launcher {
 #[derive(Debug)]
 struct Link {
     socket: AsyncFd<OwnedFd>,
-    process: Child,
+    /// The launcher that we started ourselves, to be reaped.
+    process: Option<Child>,
+    /// What takes over; absent if none could be made.
+    standby: Option<OwnedFd>,
+    /// The filter of readers.
+    reader: Filter,
     /// Numbers of the templates that it holds, by digest.
     templates: HashMap<String, u32>,
     next_template: u32,
@@ -182,7 +242,7 @@ impl Launcher {
         let mut link = self.link.lock().await;
         match link.start(digest, template, &mut order, &descriptors).await {
             Err(LaunchError::Gone(error)) => {
-                tracing::error!(%error, "the launcher has ended, and its cells with it; starting another");
+                tracing::error!(%error, "the launcher has ended, and its cells with it; another takes over");
                 link.replace().map_err(LaunchError::Gone)?;
                 link.start(digest, template, &mut order, &descriptors)
                     .await?;
@@ -201,12 +261,30 @@ impl Launcher {
         let mut link = self.link.lock().await;
         match link.send(&Order::Gateway, &[socket.as_fd()]).await {
             Err(LaunchError::Gone(error)) => {
-                tracing::error!(%error, "the launcher has ended; starting another");
+                tracing::error!(%error, "the launcher has ended, and its cells with it; another takes over");
                 link.replace().map_err(LaunchError::Gone)?;
                 link.send(&Order::Gateway, &[socket.as_fd()]).await
             }
             result => result,
         }
+    }
+
+    /// Has the launcher make a reader of the cell with this first process. If it does not, the socket
+    /// that is returned ends. None takes the place of a launcher that has gone: its cells go, too.
+    ///
+    /// # Errors
+    /// If the launcher has gone.
+    pub async fn start_reader(
+        &self,
+        first: &FirstProcess,
+        counts: bool,
+    ) -> Result<AsyncFd<OwnedFd>, LaunchError> {
+        let (ours, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
+        let ours = watch(ours).map_err(LaunchError::Resources)?;
+        let descriptors = [theirs.as_fd(), first.pidfd.get_ref().as_fd()];
+        let link = self.link.lock().await;
+        link.send(&Order::Reader { counts }, &descriptors).await?;
+        Ok(ours)
     }
 
     /// Tells the launcher that what this cell had on the host is removed.
@@ -226,18 +304,31 @@ impl Link {
     fn new(started: Started) -> io::Result<Self> {
         Ok(Self {
             socket: crate::descriptor::watch(started.socket, Interest::WRITABLE)?,
-            process: started.process,
+            process: Some(started.process),
+            standby: Some(started.standby),
+            reader: started.reader,
             templates: HashMap::new(),
             next_template: 1,
         })
     }
 
-    /// Puts a new launcher in the place of one that has ended.
+    /// Puts the launcher that stands by in the place of one that has ended, and has it make the next.
     fn replace(&mut self) -> io::Result<()> {
-        let mut old = std::mem::replace(self, Self::new(start()?)?);
-        // Whatever is wrong with it, it has closed its socket; it must not linger.
-        let _ = old.process.kill();
-        old.process.wait().map(drop)
+        if let Some(mut old) = self.process.take() {
+            // Whatever is wrong with it, it has closed its socket; it must not linger.
+            let _ = old.kill();
+            old.wait()?;
+        }
+        let socket = self.standby.take().ok_or(Errno::ESRCH)?;
+        // Fails if it has gone, too.
+        match stand_by(&socket, &self.reader) {
+            Ok(next) => self.standby = Some(next),
+            Err(error) if is_gone(&error) => return Err(error),
+            Err(error) => tracing::error!(%error, "no other launcher stands by"),
+        }
+        self.socket = crate::descriptor::watch(socket, Interest::WRITABLE)?;
+        self.templates.clear();
+        Ok(())
     }
 
     async fn start(
@@ -277,7 +368,7 @@ impl Link {
     }
 
     async fn send(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(), LaunchError> {
-        let bytes = encode(order).map_err(LaunchError::Gone)?;
+        let bytes = encode(order).map_err(LaunchError::Untold)?;
         if bytes.len() > SPEC_BYTES_MAX {
             return Err(LaunchError::TooLong {
                 bytes: bytes.len(),
@@ -285,14 +376,27 @@ impl Link {
             });
         }
         loop {
-            let mut ready = self.socket.writable().await.map_err(LaunchError::Gone)?;
+            let mut ready = self.socket.writable().await.map_err(LaunchError::Untold)?;
             let sent =
                 ready.try_io(|socket| Ok(runner::sys::send(socket.as_fd(), &bytes, descriptors)?));
             if let Ok(result) = sent {
-                return result.map_err(LaunchError::Gone);
+                return result.map_err(|error| {
+                    if is_gone(&error) {
+                        LaunchError::Gone(error)
+                    } else {
+                        LaunchError::Untold(error)
+                    }
+                });
             }
         }
     }
+}
+
+/// Whether an error of a socket says that nobody has its other end.
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [Errno::EPIPE, Errno::ECONNRESET, Errno::ENOTCONN];
+    gone.iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
 }
 
 /// A cell as the supervisor sees it: a socket on which it reports and takes one order.
@@ -308,13 +412,9 @@ pub struct Cell {
 
 impl Cell {
     fn new(socket: OwnedFd, number: u64) -> io::Result<Self> {
-        nix::fcntl::fcntl(
-            &socket,
-            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
-        )?;
         Ok(Self {
             number,
-            socket: crate::descriptor::watch(socket, Interest::READABLE)?,
+            socket: watch(socket)?,
             buffer: vec![0; 4096],
         })
     }
@@ -379,6 +479,14 @@ impl FirstProcess {
         );
     }
 
+    /// Whether it has ended, and with it everything in the cell.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.pidfd.get_ref().as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ended| ended > 0)
+    }
+
     /// Waits until everything in the cell has ended. Cancel-safe.
     pub async fn ended(&self) {
         // An error can only mean that the runtime is shutting down.
@@ -393,6 +501,13 @@ fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
         None,
         SockFlag::SOCK_CLOEXEC,
     )
+}
+
+/// Has the runtime watch for what comes on a socket.
+fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    crate::descriptor::watch(socket, Interest::READABLE)
 }
 
 fn encode<T: serde::Serialize>(message: &T) -> io::Result<Vec<u8>> {

@@ -2,6 +2,10 @@
 
 use std::fs;
 
+use runner::wire::{Answer, Question};
+
+use crate::reader::Reader;
+
 /// Most processes and threads that are looked at; a cell's own limit is far below.
 const LOOK_MAX: usize = 65_536;
 
@@ -88,16 +92,24 @@ fn resident(pid: i32) -> Option<Sum> {
 /// Shared memory of a cell, each page counted once however many processes have it mapped
 /// (proc_pid_smaps_rollup(5)). It walks page tables, so it is for when the plain sum says too much.
 /// A process that does not let itself be looked into counts with what it has mapped.
-#[must_use]
-pub fn shared_bytes_once(first: i32) -> u64 {
+pub async fn shared_bytes_once(first: i32, reader: &Reader) -> u64 {
+    let mut pids = Vec::new();
+    each(first, |pid| pids.push(pid));
     let mut total = 0;
-    each(first, |pid| {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
-        let share = rollup.and_then(|rollup| kibibytes(&rollup, "Pss_Shmem:"));
+    for pid in pids {
         let mapped = || resident(pid).map(|resident| resident.shared_bytes);
-        total += share.or_else(mapped).unwrap_or(0);
-    });
+        total += share(pid, reader).await.or_else(mapped).unwrap_or(0);
+    }
     total
+}
+
+/// A process's share of the memory that it shares.
+async fn share(pid: i32, reader: &Reader) -> Option<u64> {
+    let question = Question::SharedMemory { pid };
+    match reader.ask(&question).await? {
+        (Answer::SharedMemory(rollup), _) => kibibytes(&rollup, "Pss_Shmem:"),
+        _ => None,
+    }
 }
 
 /// A field such as `RssAnon:  120 kB`, in bytes.

@@ -19,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::CellCgroup;
-use crate::denials::{self, Allowed, Recorded};
+use crate::denials::{self, Allowed, Looker, Recorded};
 use crate::egress::session::{Gateways, Session};
 use crate::egress::wire::{Account, Service};
 use crate::held::{self, SystemV};
 use crate::launch::{Cell, FirstProcess, Launcher};
+use crate::reader::Reader;
 use crate::streams::OutputLimit;
 use crate::{disk, processes};
 
@@ -90,6 +91,8 @@ pub struct Watched {
 pub struct Watch<'a> {
     /// The cell.
     pub cell: Cell,
+    /// Who has made it, and makes what else it needs.
+    pub launcher: &'a Arc<Launcher>,
     /// Its profile.
     pub compiled: &'a Arc<Compiled>,
     /// Its cgroup, in tiers that have one.
@@ -101,18 +104,9 @@ pub struct Watch<'a> {
     /// Where denials are recorded.
     pub recorded: Arc<Mutex<Recorded>>,
     /// What serves the cell's network, if its template has one.
-    pub egress: Egress<'a>,
+    pub gateways: &'a Gateways,
     /// The caller's wish.
     pub cancel: CancellationToken,
-}
-
-/// What serves cells' networks.
-#[derive(Clone, Copy)]
-pub struct Egress<'a> {
-    /// Where gateways come from.
-    pub gateways: &'a Gateways,
-    /// Who starts them.
-    pub launcher: &'a Launcher,
 }
 
 /// The course of one cell.
@@ -120,6 +114,8 @@ struct Course<'a> {
     watch: Watch<'a>,
     limits: &'a Limits,
     first: Option<FirstProcess>,
+    /// Looks into the cell's processes.
+    reader: Option<Arc<Reader>>,
     result: Watched,
     launched: Instant,
     /// Since the exec.
@@ -144,6 +140,7 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
         limits: &compiled.resolved.limits,
         watch,
         first: None,
+        reader: None,
         result: Watched {
             end: None,
             failure: None,
@@ -196,7 +193,7 @@ impl Course<'_> {
                 () = gone(session.as_ref()), if session.is_some() && self.may_be_ended() => {
                     self.cut_off("the gateway that serves it has ended".to_owned());
                 }
-                _ = look.tick() => self.look(),
+                _ = look.tick() => self.look().await,
                 () = sleep_until(next.into()) => {
                     if self.pass_deadline() {
                         return;
@@ -220,6 +217,10 @@ impl Course<'_> {
             Report::Started { pid } => {
                 let process = descriptors.into_iter().next();
                 self.first = process.and_then(|pidfd| FirstProcess::new(pid, pidfd).ok());
+                self.reader = self.first.clone().map(|first| {
+                    let launcher = Arc::clone(self.watch.launcher);
+                    Arc::new(Reader::new(launcher, first, self.watch.cgroup.is_none()))
+                });
                 if self.first.is_none() {
                     self.fail(SetupFailure {
                         step: Step::Clone,
@@ -264,7 +265,9 @@ impl Course<'_> {
             bytes: self.limits.egress,
             connections: self.limits.connections,
         };
-        let Egress { gateways, launcher } = self.watch.egress;
+        let Watch {
+            gateways, launcher, ..
+        } = &self.watch;
         match gateways.serve(launcher, service, sockets).await {
             Ok(session) => self.session = Some(session),
             Err(error) => self.cut_off(error.to_string()),
@@ -299,8 +302,14 @@ impl Course<'_> {
         let compiled = Arc::clone(self.watch.compiled);
         let allowed = self.watch.allowed.clone();
         let recorded = Arc::clone(&self.watch.recorded);
+        let reader = self.reader.clone();
         tokio::spawn(async move {
-            let heard = denials::listen(listener, &compiled.policy, &allowed, &recorded).await;
+            let looker = Looker {
+                policy: &compiled.policy,
+                allowed: &allowed,
+                reader: reader.as_deref(),
+            };
+            let heard = denials::listen(listener, looker, &recorded).await;
             if let Err(error) = heard {
                 tracing::error!(%error, "a cell's denials can no longer be answered");
             }
@@ -393,7 +402,7 @@ impl Course<'_> {
         }
     }
 
-    fn look(&mut self) {
+    async fn look(&mut self) {
         self.look_at_events();
         let Some(running) = self.running else { return };
         if let Some(idle) = self.limits.idle
@@ -401,7 +410,7 @@ impl Course<'_> {
         {
             self.end(Ending::Idle);
         }
-        let (cpu_micros, memory) = self.measure();
+        let (cpu_micros, memory) = self.measure().await;
         if u128::from(cpu_micros) > self.limits.cpu_time.as_micros() {
             self.end(Ending::CpuTime);
         }
@@ -411,16 +420,22 @@ impl Course<'_> {
     }
 
     /// CPU time in microseconds, and memory where no cgroup caps it.
-    fn measure(&self) -> (u64, u64) {
+    async fn measure(&self) -> (u64, u64) {
         if let Some(cgroup) = self.watch.cgroup {
             return (cgroup.cpu_micros().unwrap_or(0), 0);
         }
-        let Some(first) = &self.first else {
+        let (Some(first), Some(reader)) = (&self.first, &self.reader) else {
             return (0, 0);
         };
         let sum = processes::sum(first.pid);
         let directories = self.in_memory();
-        let held = held::descriptors(first.pid, self.limits.open_files);
+        let Some(held) = held::look(first.pid, self.limits.open_files, reader).await else {
+            if reader.is_over() {
+                return (sum.cpu_micros, 0);
+            }
+            tracing::error!("what a cell holds cannot be counted: it is taken for too much");
+            return (sum.cpu_micros, u64::MAX);
+        };
         let in_memory = held.files
             + self.system_v.shared_bytes()
             + directories
@@ -432,7 +447,7 @@ impl Course<'_> {
         let memory = |shared: u64| sum.anonymous_bytes + shared.max(in_memory) + kernels;
         let mut sampled = memory(sum.shared_bytes);
         if sampled > self.limits.memory {
-            sampled = memory(processes::shared_bytes_once(first.pid));
+            sampled = memory(processes::shared_bytes_once(first.pid, reader).await);
         }
         (sum.cpu_micros, sampled)
     }

@@ -193,7 +193,7 @@ impl Workspaces {
             ));
         }
         let work = if absent {
-            Some(self.work(&root, run_as, &failed)?)
+            Some(self.work(&root, &failed)?)
         } else {
             None
         };
@@ -251,7 +251,6 @@ impl Workspaces {
     fn work(
         &self,
         workspace: &OwnedFd,
-        run_as: Option<Ids>,
         failed: &impl Fn(String) -> WorkspaceError,
     ) -> Result<Work, WorkspaceError> {
         let parent = self.state.join(OVERLAYS);
@@ -268,12 +267,8 @@ impl Workspaces {
                 parent.display()
             )));
         }
-        let work = make_work(&parent).map_err(|error| failed(io_text(&error)))?;
-        if let Some(ids) = run_as {
-            std::os::unix::fs::chown(work.directory.path(), Some(ids.uid), Some(ids.gid))
-                .map_err(|error| failed(io_text(&error)))?;
-        }
-        Ok(work)
+        // Under root, the launcher gives it to the cell's user.
+        make_work(&parent).map_err(|error| failed(io_text(&error)))
     }
 
     /// Removes what supervisors that were killed have left behind; returns how many calls' it was.

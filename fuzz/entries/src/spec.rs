@@ -33,9 +33,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let library = Library::builtin();
     let hello = Order::Hello {
         build: wire::BUILD.to_owned(),
+        reader: runner::spec::Filter {
+            program: vec![],
+            notifies: false,
+        },
     };
     let mut seeds = vec![
         wire::encode(&hello),
+        wire::encode(&Order::Standby),
         wire::encode(&Order::Forget { id: 7 }),
         wire::encode(&Order::Over { call: 7 }),
         wire::encode(&CellOrder::Terminate),

@@ -189,6 +189,50 @@ fn clone() -> Decision {
     Decision::only([Case::allow([none_of(0, CLONE_NEW)])], DENY)
 }
 
+/// `clone` in a process that makes threads only.
+pub(super) fn threads_only() -> Decision {
+    const CLONE_THREAD: u32 = 0x0001_0000;
+    Decision::only([Case::allow([none_but(0, CLONE_NEW, CLONE_THREAD)])], DENY)
+}
+
+/// An `open` that can neither write nor make anything.
+pub(super) fn open_to_read(flags: u8) -> Decision {
+    /// `O_ACCMODE`, `O_CREAT`, `O_TRUNC`, and the bit by which `O_TMPFILE` differs from
+    /// `O_DIRECTORY`.
+    const WRITES: u32 = 0o3 | 0o100 | 0o1000 | 0o20_000_000;
+    Decision::only([Case::allow([none_of(flags, WRITES)])], DENY)
+}
+
+/// An `ioctl` that asks how many bytes can be read.
+pub(super) fn bytes_to_read(request: u8) -> Decision {
+    const FIONREAD: u32 = 0x541b;
+    Decision::only([Case::allow([is(request, FIONREAD)])], DENY)
+}
+
+/// A `socket` of TCP or UDP over IP.
+pub(super) fn internet_only() -> Decision {
+    let kinds = [SOCK_STREAM, SOCK_DGRAM];
+    let cases = kinds.map(|kind| Case::allow([internet(), masked(1, SOCK_TYPE, kind), is(2, 0)]));
+    Decision::only(cases, DENY)
+}
+
+/// `AF_INET` or `AF_INET6`: they differ in one bit, so that one comparison covers both.
+fn internet() -> Condition {
+    const { assert!(AF_INET | (AF_INET ^ AF_INET6) == AF_INET6 && (AF_INET ^ AF_INET6) == 8) };
+    masked(0, !(AF_INET ^ AF_INET6), AF_INET)
+}
+
+/// The decision for a process that never makes memory executable.
+pub(super) fn without_execution(name: &str, mut decision: Decision) -> Decision {
+    const PROT_EXEC: u32 = 4;
+    if matches!(name, "mmap" | "mprotect" | "pkey_mprotect") {
+        let executable = masked(2, PROT_EXEC, PROT_EXEC);
+        let denied = Case::deny([executable], Errno::NotPermitted);
+        decision.cases.insert(0, denied);
+    }
+    decision
+}
+
 /// The query, `PER_LINUX` and `ADDR_NO_RANDOMIZE`: others change what the kernel checks (executable
 /// heaps, pages at address 0) or which calls it answers.
 fn personality() -> Decision {
@@ -404,9 +448,7 @@ fn socket(facts: FilterFacts) -> Decision {
     const IPPROTO_TCP: u32 = 6;
     const IPPROTO_UDP: u32 = 17;
     const NETLINK_ROUTE: u32 = 0;
-    // The two families differ in one bit, so that one comparison covers both.
-    const { assert!(AF_INET | (AF_INET ^ AF_INET6) == AF_INET6 && (AF_INET ^ AF_INET6) == 8) };
-    let inet = masked(0, !(AF_INET ^ AF_INET6), AF_INET);
+    let inet = internet();
     let kind = |kind| masked(1, SOCK_TYPE, kind);
     let mut cases = vec![
         Case::allow([inet, kind(SOCK_STREAM), is(2, 0)]),

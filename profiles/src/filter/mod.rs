@@ -16,6 +16,7 @@ mod describe;
 mod dispatch;
 #[cfg(test)]
 mod evaluate;
+pub mod own;
 pub mod paths;
 #[cfg(test)]
 mod proofs;

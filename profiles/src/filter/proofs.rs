@@ -11,7 +11,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetA
 use super::arguments::Decision;
 use super::dispatch::{self, audit_arch, return_value};
 use super::evaluate::{Data, check, instructions, run};
-use super::{Action, FilterFacts, PathNotify, Policy, SyscallRules, UNKNOWN};
+use super::{Action, FilterFacts, PathNotify, Policy, SyscallRules, UNKNOWN, own};
 use crate::host::Arch;
 use crate::syscalls::{self, GroupAction};
 use runner::spec::Instruction;
@@ -219,6 +219,22 @@ fn the_program_decides_as_seccompilers_own_for_every_number() {
         let policy = Policy::new(&SyscallRules::default(), &facts).unwrap();
         let linear = Linear::new(facts, &policy.decisions);
         prove(&policy, Some(&linear));
+    }
+}
+
+#[test]
+fn the_programs_of_our_own_processes_decide_as_their_rules() {
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        for process in [
+            own::Process::Supervisor,
+            own::Process::Reader,
+            own::Process::Gateway,
+        ] {
+            let policy = own::policy(process, arch).unwrap();
+            let linear = Linear::new(policy.facts, &policy.decisions);
+            prove(&policy, None);
+            prove(&policy, Some(&linear));
+        }
     }
 }
 

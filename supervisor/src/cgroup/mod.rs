@@ -249,7 +249,9 @@ impl Cgroups {
         directories::sweep(&self.parents())
     }
 
-    fn parents(&self) -> Vec<&Path> {
+    /// The directories that cells' groups are made in.
+    #[must_use]
+    pub fn parents(&self) -> Vec<&Path> {
         match &self.place {
             Place::V1(parents) => parents.distinct(),
             Place::V2(parent) => vec![&parent.directory],

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{Page, answer, answer_json};
+use crate::confinement::Confined;
 use crate::outcome::{Outcome, Status, Tier};
 
 /// Arguments of `toolcell doctor`.
@@ -106,6 +107,16 @@ pub fn kernel_facts() -> Vec<Fact> {
         user_namespaces(),
         modules(),
     ]
+}
+
+/// The fact of our own confinement, which has just been made to hold.
+#[must_use]
+pub fn confined_fact(confined: Result<Confined, String>) -> Fact {
+    let what = "the supervisor confines itself";
+    match confined {
+        Ok(confined) => Fact::fine(what, confined.to_string()),
+        Err(reason) => Fact::lacking(what, reason, ""),
+    }
 }
 
 /// Facts from cells that were tried, with this tier.

@@ -4,25 +4,27 @@
 //! from what. An attempt is named by its address and, if it asks a resolver, by the name that the
 //! question is about.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::socket::SockType;
 use profiles::filter::addresses::AddressCall;
 use runner::sys;
+use runner::wire::{Answer, PIECE_BYTES_MAX, PIECES_MAX, Question};
 
-use super::{Allowed, memory, paths};
-use crate::descriptor::Other;
+use super::{Allowed, paths};
 use crate::outcome::{Denial, DenialKind};
+use crate::reader::Reader;
 
 /// Longest address (`struct sockaddr_storage`).
-const ADDRESS_BYTES_MAX: usize = 128;
+const ADDRESS_BYTES_MAX: u64 = 128;
 /// Most messages of one `sendmmsg` that are looked at: the C library asks two questions at once.
-const MESSAGES_MAX: u64 = 8;
-/// Longest question to a resolver over UDP without extensions (RFC 1035, 2.3.4).
-const QUESTION_BYTES_MAX: usize = 512;
+const MESSAGES_MAX: usize = 8;
+/// `struct mmsghdr` on 64-bit processors.
+const HEADER_BYTES: usize = 64;
+const _: () = assert!(2 * MESSAGES_MAX <= PIECES_MAX);
+const _: () = assert!(MESSAGES_MAX * HEADER_BYTES <= PIECE_BYTES_MAX);
 /// Longest name in text (RFC 1035, 2.3.4).
 const NAME_BYTES_MAX: usize = 253;
 /// The port of resolvers.
@@ -48,32 +50,43 @@ pub(super) enum Attempt {
 }
 
 /// What the call tries to reach; nothing if that is in the cell and allowed.
-pub(super) fn look(call: &sys::Notification, kind: AddressCall, allowed: &Allowed) -> Vec<Attempt> {
+pub(super) async fn look(
+    call: &sys::Notification,
+    kind: AddressCall,
+    allowed: &Allowed,
+    reader: &Reader,
+) -> Vec<Attempt> {
     let Ok(pid) = i32::try_from(call.pid) else {
         return vec![];
     };
-    let look = Look { pid, call, allowed };
+    let look = Look {
+        pid,
+        // The kernel looks at the low 32 bits only.
+        descriptor: low(call.arguments[0]).cast_signed(),
+        allowed,
+        reader,
+    };
     let arguments = &call.arguments;
     match kind {
-        AddressCall::Connect => look.connect(arguments[1], arguments[2]),
-        AddressCall::Bind => look.bind(arguments[1], arguments[2]),
+        AddressCall::Connect => look.connect((arguments[1], arguments[2])).await,
+        AddressCall::Bind => look.bind((arguments[1], arguments[2])).await,
         AddressCall::SendTo => {
             let message = Message {
-                address: arguments[4],
-                address_bytes: arguments[5],
-                data: arguments[1],
-                data_bytes: arguments[2],
+                address: (arguments[4], arguments[5]),
+                data: (arguments[1], arguments[2]),
             };
-            look.send(&[message])
+            look.send(&[message]).await
         }
         AddressCall::SendMessages => {
-            let count = (arguments[2] & u64::from(u32::MAX)).min(MESSAGES_MAX);
-            let messages: Option<Vec<_>> = (0..count)
-                .map(|index| look.message(arguments[1].checked_add(index * 64)?))
-                .collect();
-            look.send(&messages.unwrap_or_default())
+            let messages = look.messages(arguments[1], low(arguments[2])).await;
+            look.send(&messages.unwrap_or_default()).await
         }
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // on purpose
+const fn low(argument: u64) -> u32 {
+    argument as u32
 }
 
 /// The denial of a question about a name.
@@ -105,12 +118,21 @@ fn denial(what: String, rule: &str, allow_with: String) -> Denial {
     }
 }
 
-/// What is sent, by where it is in the tool's memory.
+/// Where something is in the tool's memory, and how long it says it is.
+type Piece = (u64, u64);
+
+/// What is sent.
 struct Message {
-    address: u64,
-    address_bytes: u64,
-    data: u64,
-    data_bytes: u64,
+    /// Null if the socket is connected.
+    address: Piece,
+    data: Piece,
+}
+
+/// What the reader says of a socket.
+struct Socket {
+    kind: Option<SockType>,
+    /// Where a socket for datagrams is connected to.
+    peer: Option<SocketAddr>,
 }
 
 /// What a tool's memory names.
@@ -122,21 +144,23 @@ enum Address {
 
 struct Look<'a> {
     pid: i32,
-    call: &'a sys::Notification,
+    /// The socket that the call is about.
+    descriptor: i32,
     allowed: &'a Allowed,
+    reader: &'a Reader,
 }
 
 impl Look<'_> {
-    fn connect(&self, pointer: u64, length: u64) -> Vec<Attempt> {
-        let address = match self.address(pointer, length) {
+    async fn connect(&self, address: Piece) -> Vec<Attempt> {
+        let address = match self.address(address).await {
             Some(Address::Internet(address)) => address,
             Some(Address::Path(path)) => {
-                let denied = paths::look_at_socket(self.call.pid, &path);
+                let denied = paths::look_at_socket(self.pid, &path, self.reader).await;
                 return denied.map(Attempt::Denied).into_iter().collect();
             }
             None => return vec![],
         };
-        let kind = self.kind();
+        let kind = self.socket().await.kind;
         let tcp = kind == Some(SockType::Stream);
         if address.port() == DNS_PORT && !tcp {
             return vec![Attempt::Resolver];
@@ -151,10 +175,10 @@ impl Look<'_> {
         vec![Attempt::Denied(outward("connect to", address, kind))]
     }
 
-    fn bind(&self, pointer: u64, length: u64) -> Vec<Attempt> {
-        match self.address(pointer, length) {
+    async fn bind(&self, address: Piece) -> Vec<Attempt> {
+        match self.address(address).await {
             Some(Address::Internet(address)) if is_of_the_cell(address.ip()) => {
-                self.within("listen on", address, self.kind())
+                self.within("listen on", address, self.socket().await.kind)
             }
             _ => vec![],
         }
@@ -172,23 +196,35 @@ impl Look<'_> {
         ))]
     }
 
-    fn send(&self, messages: &[Message]) -> Vec<Attempt> {
+    async fn send(&self, messages: &[Message]) -> Vec<Attempt> {
+        let pieces = messages.iter().flat_map(|message| {
+            let (address, length) = message.address;
+            let length = length.min(ADDRESS_BYTES_MAX);
+            [(address, length), message.data]
+        });
+        let read = self.memory(pieces.collect()).await;
+        let mut socket = None;
         let mut seen: Vec<Attempt> = Vec::new();
         let mut asked: Vec<String> = Vec::new();
-        for message in messages {
-            let connected = message.address == 0;
+        for (message, read) in messages.iter().zip(read.chunks(2)) {
+            let connected = message.address.0 == 0;
             let address = if connected {
-                self.peer()
+                if socket.is_none() {
+                    socket = Some(self.socket().await);
+                }
+                socket.as_ref().and_then(|socket| socket.peer)
             } else {
-                match self.address(message.address, message.address_bytes) {
+                match read[0].as_deref().and_then(parse_address) {
                     Some(Address::Internet(address)) => Some(address),
                     _ => None,
                 }
             };
             let Some(address) = address else { continue };
             if address.port() == DNS_PORT {
-                let name = self.question(message);
-                match name {
+                match read
+                    .get(1)
+                    .and_then(|data| parse_question(data.as_deref()?))
+                {
                     // Both kinds of address of one name are asked for together.
                     Some(name) if asked.contains(&name) => {}
                     Some(name) => {
@@ -199,62 +235,75 @@ impl Look<'_> {
                     None => {}
                 }
             } else if !connected && !is_of_the_cell(address.ip()) {
-                seen.push(Attempt::Denied(outward("send to", address, self.kind())));
+                let kind = self.socket().await.kind;
+                seen.push(Attempt::Denied(outward("send to", address, kind)));
             }
         }
         seen
     }
 
-    /// The socket, as a copy of our own.
-    fn socket(&self) -> Option<OwnedFd> {
-        // The kernel looks at the low 32 bits only.
-        let number = u32::try_from(self.call.arguments[0] & u64::from(u32::MAX)).ok()?;
-        Other::open(self.pid)?.copy(number.cast_signed())
-    }
-
-    fn kind(&self) -> Option<SockType> {
-        getsockopt(&self.socket()?, sockopt::SockType).ok()
-    }
-
-    /// Where a datagram socket is connected to.
-    fn peer(&self) -> Option<SocketAddr> {
-        let socket = self.socket()?;
-        if getsockopt(&socket, sockopt::SockType) != Ok(SockType::Datagram) {
-            return None;
+    async fn socket(&self) -> Socket {
+        let question = Question::Socket {
+            pid: self.pid,
+            descriptor: self.descriptor,
+        };
+        match self.reader.ask(&question).await {
+            Some((Answer::Socket(kind, peer), _)) => Socket {
+                kind: SockType::try_from(kind).ok(),
+                peer,
+            },
+            _ => Socket {
+                kind: None,
+                peer: None,
+            },
         }
-        UdpSocket::from(socket).peer_addr().ok()
+    }
+
+    /// Reads pieces of memory; nothing where there is none.
+    async fn memory(&self, pieces: Vec<Piece>) -> Vec<Option<Vec<u8>>> {
+        let most = PIECE_BYTES_MAX as u64;
+        let bounded = |(address, length): Piece| {
+            let length = u16::try_from(length.min(most));
+            (address, length.expect("the longest piece fits"))
+        };
+        let count = pieces.len();
+        let question = Question::Memory {
+            pid: self.pid,
+            pieces: pieces.into_iter().map(bounded).collect(),
+        };
+        match self.reader.ask(&question).await {
+            Some((Answer::Memory(read), _)) if read.len() == count => read,
+            _ => vec![None; count],
+        }
     }
 
     /// Reads an address; nothing if it is of another family.
-    fn address(&self, pointer: u64, length: u64) -> Option<Address> {
-        let length = usize::try_from(length & u64::from(u32::MAX)).ok()?;
-        let bytes = memory::bytes::<ADDRESS_BYTES_MAX>(self.pid, pointer, length)?;
-        parse_address(&bytes)
+    async fn address(&self, (pointer, length): Piece) -> Option<Address> {
+        let length = u64::from(low(length)).min(ADDRESS_BYTES_MAX);
+        let read = self.memory(vec![(pointer, length)]).await.pop()?;
+        parse_address(&read?)
     }
 
-    /// Reads a `struct msghdr` with the first of its pieces.
-    fn message(&self, pointer: u64) -> Option<Message> {
-        let header = memory::bytes::<32>(self.pid, pointer, 32)?;
-        let vector = word(&header, 16)?;
-        let (data, data_bytes) = if word(&header, 24)? == 0 {
-            (0, 0)
-        } else {
-            let first = memory::bytes::<16>(self.pid, vector, 16)?;
-            (word(&first, 0)?, word(&first, 8)?)
+    /// Reads a vector of `struct mmsghdr`, each with the first of its pieces.
+    async fn messages(&self, pointer: u64, count: u32) -> Option<Vec<Message>> {
+        let count = usize::try_from(count).ok()?.min(MESSAGES_MAX);
+        let bytes = u64::try_from(count * HEADER_BYTES).ok()?;
+        let headers = self.memory(vec![(pointer, bytes)]).await.pop()??;
+        let headers: Vec<_> = headers.chunks_exact(HEADER_BYTES).collect();
+        let first_of = |header: &&[u8]| {
+            let pieces = word(header, 24).filter(|pieces| *pieces > 0);
+            let vector = pieces.and_then(|_| word(header, 16));
+            vector.map_or((0, 0), |vector| (vector, 16))
         };
-        Some(Message {
-            address: word(&header, 0)?,
-            address_bytes: word(&header, 8)?,
-            data,
-            data_bytes,
-        })
-    }
-
-    /// The name that a message to a resolver asks for.
-    fn question(&self, message: &Message) -> Option<String> {
-        let length = usize::try_from(message.data_bytes).ok()?;
-        let bytes = memory::bytes::<QUESTION_BYTES_MAX>(self.pid, message.data, length)?;
-        parse_question(&bytes)
+        let firsts = self.memory(headers.iter().map(first_of).collect()).await;
+        let messages = headers.iter().zip(firsts).map(|(header, first)| {
+            let first = first.unwrap_or_default();
+            Some(Message {
+                address: (word(header, 0)?, u64::from(low(word(header, 8)?))),
+                data: word(&first, 0).zip(word(&first, 8)).unwrap_or((0, 0)),
+            })
+        });
+        messages.collect()
     }
 }
 

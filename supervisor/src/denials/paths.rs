@@ -5,15 +5,16 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
 use profiles::compile::{Exception, ExceptionKind};
 use profiles::filter::paths::{Effect, PathCall, Place};
 use profiles::resolve::{SHM, TMP, WORK};
 use runner::spec::LandlockRule;
 use runner::sys;
+use runner::wire::{Answer, Base, NamedPath, Question};
 
-use super::{Allowed, memory};
+use super::Allowed;
 use crate::outcome::{Denial, DenialKind, REMOVE};
+use crate::reader::Reader;
 
 /// What the C library and common programs look for on every start and do well without: naming these
 /// would hide what matters.
@@ -35,13 +36,14 @@ const ROUTINE: [&str; 13] = [
 ];
 
 /// What a call denies itself by naming a path that it may not use; nothing if it may.
-pub(super) fn look(
+pub(super) async fn look(
     call: &sys::Notification,
     named: &PathCall,
     allowed: &Allowed,
+    reader: &Reader,
 ) -> Option<Denial> {
-    let root = open_root(call.pid).ok()?;
-    let attempts = paths_of(call, named).into_iter();
+    let (root, paths) = paths_of(call, named, reader).await?;
+    let attempts = paths.into_iter();
     attempts
         .filter_map(|(index, path)| {
             let (found, rest) = nearest(&root, &path, named.follows())?;
@@ -62,8 +64,8 @@ pub(super) fn look(
 }
 
 /// A socket's path that a tool connects to and that the cell does not have.
-pub(super) fn look_at_socket(pid: u32, path: &Path) -> Option<Denial> {
-    let root = open_root(pid).ok()?;
+pub(super) async fn look_at_socket(pid: i32, path: &Path, reader: &Reader) -> Option<Denial> {
+    let (root, _) = ask(pid, vec![], reader).await?;
     let (found, rest) = nearest(&root, path, true)?;
     let absent = !rest.as_os_str().is_empty();
     if !absent || !same_device(&root, &found) || is_routine(path) {
@@ -244,12 +246,6 @@ fn covers(rules: &[LandlockRule], path: &Path, right: u64) -> bool {
         .any(|rule| rule.access & right != 0 && path.starts_with(&rule.path))
 }
 
-/// The root directory of a tool's process.
-fn open_root(pid: u32) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
-}
-
 /// The longest part of a path that exists in the cell, and the rest.
 ///
 /// Links are followed as the tool would follow them, the last one only if `follow` says so, but never
@@ -281,41 +277,52 @@ fn same_device(one: &OwnedFd, other: &OwnedFd) -> bool {
     device(one).is_ok_and(|one| device(other) == Ok(one))
 }
 
-/// The absolute paths that a call names, as text, with which of its places each is; those that
-/// cannot be read are left out.
-fn paths_of(call: &sys::Notification, path_call: &PathCall) -> Vec<(usize, PathBuf)> {
-    let pid = i32::try_from(call.pid).unwrap_or(0);
-    path_call
-        .places
-        .iter()
-        .enumerate()
-        .filter_map(|(index, place)| {
-            let (base, pointer) = match *place {
-                Place::Plain(path) => ("cwd".to_owned(), call.arguments[usize::from(path)]),
-                Place::At(directory, path) => {
-                    // The kernel looks at the low 32 bits only.
-                    #[allow(clippy::cast_possible_truncation)]
-                    let fd = call.arguments[usize::from(directory)] as u32;
-                    let fd = fd.cast_signed();
-                    let base = if fd == nix::libc::AT_FDCWD {
-                        "cwd".to_owned()
-                    } else {
-                        format!("fd/{fd}")
-                    };
-                    (base, call.arguments[usize::from(path)])
-                }
+/// The absolute paths that a call names, as text, with which of its places each is, and the root that
+/// they are looked up in; those that cannot be read are left out.
+async fn paths_of(
+    call: &sys::Notification,
+    path_call: &PathCall,
+    reader: &Reader,
+) -> Option<(OwnedFd, Vec<(usize, PathBuf)>)> {
+    let place = |place: &Place| match *place {
+        Place::Plain(path) => (Base::WorkingDirectory, call.arguments[usize::from(path)]),
+        Place::At(directory, path) => {
+            // The kernel looks at the low 32 bits only.
+            #[allow(clippy::cast_possible_truncation)]
+            let fd = call.arguments[usize::from(directory)] as u32;
+            let base = match fd.cast_signed() {
+                nix::libc::AT_FDCWD => Base::WorkingDirectory,
+                fd => Base::Descriptor(fd),
             };
-            let text = memory::path(pid, pointer)?;
-            if text.is_empty() {
-                return None;
-            }
-            if Path::new(&text).is_absolute() {
-                return Some((index, normal(Path::new(&text))));
-            }
-            let base = std::fs::read_link(format!("/proc/{pid}/{base}")).ok()?;
-            Some((index, normal(&base.join(text))))
-        })
-        .collect()
+            (base, call.arguments[usize::from(path)])
+        }
+    };
+    let places = path_call.places.iter().map(place).collect();
+    let (root, named) = ask(i32::try_from(call.pid).ok()?, places, reader).await?;
+    let absolute = |named: NamedPath| {
+        let text = String::from_utf8_lossy(&named.text).into_owned();
+        if text.is_empty() {
+            return None;
+        }
+        // Joined to what is absolute, it is that.
+        let base = named.base.unwrap_or_else(|| PathBuf::from("/"));
+        Some(normal(&base.join(text)))
+    };
+    let named = named.into_iter().enumerate();
+    let paths = named.filter_map(|(index, named)| Some((index, absolute(named?)?)));
+    Some((root, paths.collect()))
+}
+
+/// The root directory of a tool's process, and what stands at these places.
+async fn ask(
+    pid: i32,
+    places: Vec<(Base, u64)>,
+    reader: &Reader,
+) -> Option<(OwnedFd, Vec<Option<NamedPath>>)> {
+    match reader.ask(&Question::Paths { pid, places }).await? {
+        (Answer::Paths(named), Some(root)) => Some((root, named)),
+        _ => None,
+    }
 }
 
 /// A path without `.` and `..`, by its text alone.

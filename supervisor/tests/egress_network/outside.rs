@@ -82,7 +82,7 @@ pub fn start(network: Network) -> Running {
     let (compiled, assigned) = (compile(), assign());
     let (template, call) = orders(&compiled, &assigned, network);
     // Before the runtime has any thread.
-    let started = supervisor::launch::start().expect("a launcher");
+    let started = supervisor::launch::start(reader()).expect("a launcher");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -162,6 +162,10 @@ fn orders(compiled: &Compiled, assigned: &Assigned, network: Network) -> (Templa
         access: 1 | 4,
     });
     (template, call.expect("orders"))
+}
+
+fn reader() -> runner::spec::Filter {
+    supervisor::confinement::reader_filter().expect("a filter for this processor")
 }
 
 fn streams() -> (Streams, PipeWriter, PipeReader) {
@@ -354,7 +358,7 @@ fn wait_for(socket: &OwnedFd) {
 /// Microseconds from the launch to the exec, in turns: the first quartile and the median.
 pub fn quartiles<'a>(cases: &[(&'a str, Network)], rounds: usize) -> Vec<(&'a str, [u128; 2])> {
     let (compiled, assigned) = (compile(), assign());
-    let started = supervisor::launch::start().expect("a launcher");
+    let started = supervisor::launch::start(reader()).expect("a launcher");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

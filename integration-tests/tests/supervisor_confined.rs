@@ -1,0 +1,247 @@
+//! The supervisor has confined itself, seen from the host: what `/proc` says of a server, of its
+//! launchers, which stay outside, and of the reader of a cell.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use harness::stdio::Server;
+use harness::{Host, Who, World, assert_nothing_left, everyone, within};
+use serde_json::json;
+
+/// `CAP_DAC_OVERRIDE`, `CAP_DAC_READ_SEARCH`.
+const DAC_OVERRIDE: u64 = 1 << 1;
+const DAC_READ_SEARCH: u64 = 1 << 2;
+/// `Seccomp:` of a process under a filter.
+const FILTER: u64 = 2;
+/// Most memory that a launcher that stands by has for itself.
+const STANDBY_BYTES_MAX: u64 = 1 << 20;
+
+/// The fields of a thread's `status` whose values are one number; sets are hexadecimal.
+fn status(path: &str) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(path).expect("it runs");
+    let fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields
+        .filter_map(|(name, value)| {
+            let radix = if name.starts_with("Cap") { 16 } else { 10 };
+            let value = u64::from_str_radix(value.trim(), radix).ok()?;
+            Some((name.to_owned(), value))
+        })
+        .collect()
+}
+
+fn of_process(pid: u32) -> BTreeMap<String, u64> {
+    status(&format!("/proc/{pid}/status"))
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let children = std::fs::read_to_string(path).unwrap_or_default();
+    let pids = children.split_whitespace();
+    pids.map(|pid| pid.parse().expect("it is a number"))
+        .collect()
+}
+
+fn launcher_of(supervisor: u32) -> u32 {
+    children(supervisor)[0]
+}
+
+#[test]
+fn every_thread_of_a_server_is_confined_and_its_launchers_are_not() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let mut server = Server::start(&world, &[]);
+        server.call(1, "shell", &json!({ "script": "echo ran" }));
+        let outcome = server.outcome(1);
+        assert_eq!(outcome["stdout"]["text"], "ran\n", "{who:?}: {outcome:#}");
+
+        let pid = server.running.pid();
+        let kept = if who == Who::Root { DAC_OVERRIDE } else { 0 };
+        let mut threads = 0;
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs") {
+            let path = thread.expect("it can be listed").path().join("status");
+            let found = status(path.to_str().expect("names in /proc are UTF-8"));
+            assert_eq!(found["NoNewPrivs"], 1, "{who:?}");
+            assert_eq!(found["Seccomp"], FILTER, "{who:?}");
+            for set in ["CapEff", "CapPrm"] {
+                assert_eq!(found[set], kept, "{who:?} {set}");
+            }
+            for set in ["CapInh", "CapAmb"] {
+                assert_eq!(found[set], 0, "{who:?} {set}");
+            }
+            if who == Who::Root {
+                // An ordinary user may not shrink it, and no_new_privs makes nothing of it.
+                assert_eq!(found["CapBnd"], kept);
+            }
+            threads += 1;
+        }
+        assert!(threads > 1, "{who:?}: it serves with threads");
+
+        // The control: what it would have, had it not confined itself, its launchers still have.
+        let launcher = launcher_of(pid);
+        let standby = children(launcher)[0];
+        let own = of_process(std::process::id());
+        for outside in [launcher, standby] {
+            let found = of_process(outside);
+            for field in ["NoNewPrivs", "Seccomp"] {
+                assert_eq!(found[field], own[field], "{who:?} {field}");
+            }
+            if who == Who::Root {
+                assert_eq!(found["CapEff"], own["CapEff"]);
+            }
+        }
+        server.running.close();
+        let _ = server.running.end();
+        assert_nothing_left(&world, &before);
+    }
+}
+
+#[test]
+fn a_launcher_that_stands_by_takes_little() {
+    for who in everyone() {
+        let world = World::new(who);
+        let server = Server::start(&world, &[]);
+        let standby = children(launcher_of(server.running.pid()))[0];
+        let rollup = std::fs::read_to_string(format!("/proc/{standby}/smaps_rollup"));
+        let rollup = rollup.expect("root may look, and so may its own user");
+        let own: u64 = ["Private_Dirty:", "Private_Clean:"]
+            .iter()
+            .map(|name| {
+                let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+                let number = line.and_then(|line| line.trim().strip_suffix("kB"));
+                let number = number.expect("it has the field").trim();
+                number.parse::<u64>().expect("it is a number") * 1024
+            })
+            .sum();
+        assert!(own <= STANDBY_BYTES_MAX, "{who:?}: {own} bytes");
+    }
+}
+
+#[test]
+fn the_reader_of_a_cell_can_do_little_else_and_ends_with_it() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let arguments = ["run", "--explain", "--", "/bin/sh", "-c", "echo up; cat"];
+        let mut running = world.start(&arguments);
+        assert_eq!(running.line(), "up", "{who:?}");
+        let filtered = |pid: &u32| of_process(*pid)["Seccomp"] == FILTER;
+        let in_our_namespace = |pid: &u32| {
+            let link = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+            link(*pid) == link(std::process::id())
+        };
+        let launcher = launcher_of(running.pid());
+        let readers: Vec<_> = children(launcher)
+            .into_iter()
+            .filter(in_our_namespace)
+            .filter(filtered)
+            .collect();
+        let [reader] = readers[..] else {
+            panic!("{who:?}: {readers:?}");
+        };
+        let found = of_process(reader);
+        let kept = if who == Who::Root { DAC_READ_SEARCH } else { 0 };
+        assert_eq!(found["NoNewPrivs"], 1, "{who:?}");
+        assert_eq!(found["CapEff"], kept, "{who:?}");
+        assert_eq!(found["CapPrm"], kept, "{who:?}");
+        let descriptors = std::fs::read_dir(format!("/proc/{reader}/fd")).expect("it runs");
+        let mut descriptors: Vec<_> = descriptors
+            .map(|entry| entry.expect("it can be listed").file_name())
+            .collect();
+        descriptors.sort();
+        assert_eq!(descriptors, ["0", "1", "2", "3"], "{who:?}");
+
+        running.close();
+        assert!(running.end().status.success(), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
+#[test]
+fn calls_without_paths_to_name_have_no_reader() {
+    for who in everyone() {
+        let world = World::new(who);
+        let mut running = world.start(&["run", "--", "/bin/sh", "-c", "echo up; cat"]);
+        assert_eq!(running.line(), "up", "{who:?}");
+        let of_launcher = children(launcher_of(running.pid()));
+        // The one that stands by, and the cell's first process.
+        assert_eq!(of_launcher.len(), 2, "{who:?}");
+        running.close();
+        assert!(running.end().status.success(), "{who:?}");
+    }
+}
+
+#[test]
+fn the_next_launcher_stands_by_however_many_are_killed() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let mut server = Server::start(&world, &[]);
+        let mut launcher = launcher_of(server.running.pid());
+        for id in 1..5 {
+            let standby = children(launcher)[0];
+            kill(launcher);
+            server.call(id, "shell", &json!({ "script": "echo ran" }));
+            let outcome = server.outcome(id);
+            assert_eq!(outcome["stdout"]["text"], "ran\n", "{who:?}: {outcome:#}");
+            launcher = standby;
+        }
+        server.running.close();
+        assert!(server.running.end().status.success(), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
+#[test]
+fn without_any_launcher_calls_are_refused_with_the_mend() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let mut server = Server::start(&world, &[]);
+        let launcher = launcher_of(server.running.pid());
+        let standby = children(launcher)[0];
+        server.call(1, "shell", &json!({ "script": "echo ran" }));
+        let control = server.outcome(1);
+        assert_eq!(control["stdout"]["text"], "ran\n", "{who:?}: {control:#}");
+
+        kill(standby);
+        kill(launcher);
+        for id in 2..5 {
+            server.call(id, "shell", &json!({ "script": "echo ran" }));
+            let outcome = server.outcome(id);
+            assert_eq!(outcome["status"], "refused", "{who:?}: {outcome:#}");
+            let reason = outcome["reason"].as_str().expect("it has one");
+            assert!(reason.contains("hint: restart toolcell"), "{reason}");
+        }
+        server.running.close();
+        assert!(server.running.end().status.success(), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
+fn kill(pid: u32) {
+    let number = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a PID fits"));
+    nix::sys::signal::kill(number, nix::sys::signal::Signal::SIGKILL).expect("it is running");
+    // Dead or reaped, its sockets are closed.
+    let dead = within(Duration::from_secs(20), || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    });
+    assert!(dead, "{pid} is killed");
+}
+
+#[test]
+fn doctor_says_how_the_supervisor_is_confined() {
+    for who in everyone() {
+        let world = World::new(who);
+        let output = world.toolcell(&["doctor"]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = said
+            .lines()
+            .find(|line| line.contains("the supervisor confines itself"))
+            .unwrap_or_else(|| panic!("{who:?}: {said}"));
+        assert!(line.starts_with("ok"), "{line}");
+        assert!(line.contains("Landlock ABI"), "{line}");
+        assert!(line.contains("seccomp"), "{line}");
+    }
+}
