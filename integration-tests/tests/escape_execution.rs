@@ -184,7 +184,7 @@ fn no_device_node_beyond_the_harmless_ones_exists() {
     for who in everyone() {
         let ground = Ground::new(who);
         let said = ground.attempt(&ground.profile("", ""), &["list", "/dev"]);
-        let names = "fd,full,null,ptmx,pts,random,shm,stderr,stdin,stdout,tty,urandom,zero";
+        let names = "fd,full,mqueue,null,ptmx,pts,random,shm,stderr,stdin,stdout,tty,urandom,zero";
         assert_eq!(said.detail(), names, "{who:?}");
         assert!(ground.outside(&["list", "/dev"]).detail().len() > names.len());
     }

@@ -81,8 +81,7 @@ pub struct Compiled {
     /// The schema that arguments are checked against.
     pub input: InputSchema,
     /// What its cells may reach, if the template's network has a resolver and sockets that stand for
-    /// hosts: they are in the order of [`crate::egress::Plan::sockets`]. It admits nothing where the
-    /// network is there only to name what was tried.
+    /// hosts: they are in the order of [`crate::egress::Plan::sockets`].
     pub egress: Option<Arc<crate::egress::Plan>>,
     /// Unix sockets of the host that its cells may connect to, to be identified for each call.
     pub sockets: Vec<Socket>,
