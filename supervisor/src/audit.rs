@@ -23,10 +23,12 @@ pub use log::{Durability, FILE_BYTES_MAX, HEAD_FILE, KEY_FILE, LOCK_WAIT_MAX, LO
 pub use verify::{Finding, Severity, Verified, verify_directory, verify_file};
 
 use crate::caller::Caller;
-use crate::outcome::{Denial, Outcome};
+use crate::outcome::{Denial, EgressUse, Outcome};
 
 /// Most denials in a receipt; the outcome has them all.
 pub const DENIALS_MAX: usize = 24;
+/// Most hosts in a receipt, those with the most bytes; the outcome has them all.
+pub const HOSTS_MAX: usize = 16;
 /// Longest text in a receipt, in bytes of JSON; longer ones are cut.
 pub const TEXT_BYTES_MAX: usize = 512;
 
@@ -185,9 +187,21 @@ impl Receipt {
                 .map(cut_denial)
                 .collect(),
             denials_left_out: outcome.denials.len().saturating_sub(DENIALS_MAX),
+            egress: most_reached(&outcome.egress),
+            egress_left_out: outcome.egress.len().saturating_sub(HOSTS_MAX),
             enforced,
         }
     }
+}
+
+fn most_reached(egress: &[EgressUse]) -> Vec<EgressUse> {
+    let mut hosts: Vec<_> = egress.iter().collect();
+    hosts.sort_by_key(|host| std::cmp::Reverse(host.sent_bytes + host.received_bytes));
+    let cut_host = |host: &EgressUse| EgressUse {
+        host: cut(&host.host),
+        ..*host
+    };
+    hosts.into_iter().take(HOSTS_MAX).map(cut_host).collect()
 }
 
 /// The head of a text that takes up to [`TEXT_BYTES_MAX`] as JSON.

@@ -293,6 +293,15 @@ fn longest_possible_receipt_fits_its_line() {
         };
         1_000
     ];
+    outcome.egress = vec![
+        supervisor::outcome::EgressUse {
+            host: long.clone(),
+            connections: u64::MAX,
+            sent_bytes: u64::MAX / 4,
+            received_bytes: u64::MAX / 4,
+        };
+        1_000
+    ];
     runtime().block_on(async {
         let reservation = audit.reserve().await.unwrap();
         let caller = Caller::local().with_client(&long, &long);

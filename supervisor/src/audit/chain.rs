@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::caller::Caller;
-use crate::outcome::{Denial, Enforced, Status, Usage};
+use crate::outcome::{Denial, EgressUse, Enforced, Status, Usage};
 
 /// Longest line in bytes, with its newline. What a receipt is made of is bounded so that it fits.
 pub const LINE_BYTES_MAX: usize = 64 << 10;
@@ -111,9 +111,20 @@ pub struct Receipt {
     pub denials: Vec<Denial>,
     /// How many denials there was no room for.
     pub denials_left_out: usize,
+    /// What it reached over the network, up to a limit.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub egress: Vec<EgressUse>,
+    /// How many hosts there was no room for.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub egress_left_out: usize,
     /// What the kernel confirmed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub enforced: Option<Enforced>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// A line as it is written and read, without its hash.
