@@ -479,6 +479,8 @@ impl Course<'_> {
                 Err(error) => {
                     let why = format!("the gateway does not account for it: {error}");
                     self.result.cut_off.get_or_insert(why);
+                    // The tool may have seen it go and ended before it could be ended.
+                    self.result.ending.get_or_insert(Ending::Gateway);
                 }
             }
         }
