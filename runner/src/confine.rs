@@ -14,6 +14,12 @@ use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::CgroupEntry;
 use crate::{descriptors, init, landlock, limits, mounts, namespaces, network, seccomp, wire};
 
+/// How often a report is sent whose descriptors the kernel takes for too many: it holds a tool's limit
+/// of open files against all that a user has on their way (unix(7), `ETOOMANYREFS`).
+const SENDINGS_MAX: u32 = 2000;
+/// How long it waits in between; the supervisor receives within a few milliseconds.
+const SENDING_AGAIN_AFTER_MILLIS: u8 = 1;
+
 /// Steps of the cell's first process, in order.
 pub const CELL_STEPS: [Step; 16] = [
     Step::ParentDeathSignal,
@@ -238,5 +244,14 @@ pub(crate) fn send(
     attached: &[std::os::fd::BorrowedFd<'_>],
 ) -> Result<(), Errno> {
     let bytes = wire::encode(message).map_err(|_| Errno::EMSGSIZE)?;
+    for _ in 1..SENDINGS_MAX {
+        match sys::send(socket.as_fd(), &bytes, attached) {
+            // What other cells of the same user have handed over is not received yet.
+            Err(Errno::ETOOMANYREFS) => {}
+            result => return result,
+        }
+        // The tool's filter may forbid it, and then this only tries faster.
+        let _ = nix::poll::poll(&mut [], SENDING_AGAIN_AFTER_MILLIS);
+    }
     sys::send(socket.as_fd(), &bytes, attached)
 }
