@@ -14,6 +14,7 @@ use tempfile::TempDir;
 pub mod builtin;
 pub mod clients;
 pub mod ground;
+pub mod internet;
 pub mod left;
 pub mod programs;
 pub mod running;
@@ -102,6 +103,8 @@ pub struct World {
     pub env: BTreeMap<String, String>,
     /// The processes that it starts.
     pub track: Track,
+    /// A process in whose network and mount namespaces its programs run, if not in the test's own.
+    pub namespaces_of: Option<u32>,
 }
 
 impl World {
@@ -134,6 +137,7 @@ impl World {
             directory,
             env,
             track: Track::new(),
+            namespaces_of: None,
         };
         let temporary = world.path("tmp");
         std::fs::create_dir(&temporary).expect("the scratch directory is writable");
@@ -184,18 +188,29 @@ impl World {
     #[must_use]
     pub fn program(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut script = self.track.enter();
-        if self.who == Who::User && nix::unistd::geteuid().is_root() {
+        let ordinary = self.who == Who::User && nix::unistd::geteuid().is_root();
+        if ordinary {
             for procs in delegated(USER) {
                 write!(script, "echo $$ > {} && ", procs.display()).expect("a string takes it");
             }
+        }
+        script.push_str("exec ");
+        if let Some(pid) = self.namespaces_of {
+            // Their files are the same but for a few of `/etc`, so that the directory is, too.
             write!(
                 script,
-                "exec setpriv --reuid {USER} --regid {USER} --clear-groups -- \"$0\" \"$@\""
+                "nsenter --target {pid} --net --mount --wdns=\"$PWD\" -- "
             )
             .expect("a string takes it");
-        } else {
-            script.push_str("exec \"$0\" \"$@\"");
         }
+        if ordinary {
+            write!(
+                script,
+                "setpriv --reuid {USER} --regid {USER} --clear-groups -- "
+            )
+            .expect("a string takes it");
+        }
+        script.push_str("\"$0\" \"$@\"");
         // Every step is an exec, so the child's PID is the supervisor's.
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(script).arg(program);
