@@ -198,7 +198,9 @@ pub async fn serve(
     for (watcher, sign) in kept {
         // What was refused in the last moment.
         while let Ok(seen) = watcher::receive(&watcher.get_ref(), sign) {
-            seen.iter().for_each(|attempt| refused(&answers, attempt));
+            if let Some(attempt) = seen {
+                refused(&answers, &attempt);
+            }
         }
     }
     Ok(cell.account())
