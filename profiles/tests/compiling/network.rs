@@ -29,7 +29,7 @@ fn a_cell_without_hosts_has_no_resolver_and_no_sockets() {
     assert_eq!(cell.egress, None);
     assert_eq!(cell.template.landlock.handled_net, 3);
     assert!(!file_in(&cell, "/etc/resolv.conf").contains("nameserver"));
-    assert!(file_in(&cell, "/etc/nsswitch.conf").contains("hosts: files\n"));
+    assert!(file_in(&cell, "/etc/nsswitch.conf").contains("hosts: files dns files\n"));
 }
 
 #[test]
