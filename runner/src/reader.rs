@@ -90,7 +90,11 @@ fn settle<'a>(
 /// reader, and while somebody has it no other namespace has its number.
 pub(crate) fn namespace_of_cell(first: i32) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(format!("/proc/{first}/ns/pid").as_str(), flags, Mode::empty())
+    nix::fcntl::open(
+        format!("/proc/{first}/ns/pid").as_str(),
+        flags,
+        Mode::empty(),
+    )
 }
 
 fn answer_all(socket: BorrowedFd<'_>, cell: Cell) -> Result<(), Errno> {

@@ -66,7 +66,9 @@ impl Reader {
                 Some(socket) => socket,
                 None if link.started < READERS_MAX => {
                     link.started += 1;
-                    let started = self.launcher.start_reader(self.namespace.as_fd(), self.counts);
+                    let started = self
+                        .launcher
+                        .start_reader(self.namespace.as_fd(), self.counts);
                     started.await.map_err(io::Error::other)?
                 }
                 None => return Ok(None),

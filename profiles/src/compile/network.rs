@@ -10,11 +10,10 @@ use crate::resolve::Resolved;
 
 const _: () = assert!(SOCKETS_MAX <= CELL_SOCKETS_MAX);
 
-/// What the profile's cells may reach. Where denials are explained, a cell that may reach nothing
-/// has a resolver all the same, to name what was looked up.
+/// What the profile's cells may reach.
 pub(super) fn egress(resolved: &Resolved, problems: &mut Problems) -> Option<Arc<Plan>> {
     let rules = &resolved.network;
-    if rules.is_none() && !resolved.explain.paths {
+    if rules.is_none() {
         return None;
     }
     let plan = Plan::new(
@@ -30,7 +29,7 @@ pub(super) fn egress(resolved: &Resolved, problems: &mut Problems) -> Option<Arc
     problems.note(plan).map(Arc::new)
 }
 
-/// Whether programs may make TCP connections at all. To name what was tried takes none.
+/// Whether programs may make TCP connections at all.
 pub(super) fn talks_tcp(resolved: &Resolved) -> bool {
     resolved.network.loopback || !resolved.network.is_none()
 }
