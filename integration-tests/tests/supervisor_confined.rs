@@ -45,6 +45,113 @@ fn launcher_of(supervisor: u32) -> u32 {
     children(supervisor)[0]
 }
 
+fn is_gateway(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0)
+        .any(|word| word == b"toolcell-gateway")
+}
+
+fn descriptors_of(pid: u32) -> Vec<String> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs");
+    let names = descriptors.flatten().map(|entry| entry.file_name());
+    let mut names: Vec<_> = names.filter_map(|name| name.into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// A server with a tool that may reach a host, which it does not try to.
+fn server_with_egress(world: &World) -> Server {
+    world.write(
+        "tools/reaches.toml",
+        "format = 1\nname = \"reaches\"\ndescription = \"May reach a host.\"\n\
+         extends = [\"standard\"]\nnetwork.allow = [\"example.org\"]\n\
+         [run]\nargv = [\"/bin/sh\", \"-c\", \"grep -c ^nameserver /etc/resolv.conf\"]\n",
+    );
+    let directory = world.path("tools");
+    Server::start(
+        world,
+        &["--profiles", directory.to_str().expect("it is text")],
+    )
+}
+
+fn assert_reaches(server: &mut Server, id: u64, who: Who) {
+    server.call(id, "reaches", &json!({}));
+    let outcome = server.outcome(id);
+    assert_eq!(outcome["status"], "exited", "{who:?}: {outcome:#}");
+    assert_eq!(outcome["stdout"]["text"], "1\n", "{who:?}: {outcome:#}");
+}
+
+fn gateway_of(launcher: u32) -> u32 {
+    let gateways: Vec<_> = children(launcher)
+        .into_iter()
+        .filter(|pid| is_gateway(*pid))
+        .collect();
+    let [gateway] = gateways[..] else {
+        panic!("{gateways:?}");
+    };
+    gateway
+}
+
+#[test]
+fn the_gateway_has_no_capability_and_under_root_a_user_of_its_own() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let mut server = server_with_egress(&world);
+        assert_reaches(&mut server, 1, who);
+        let launcher = launcher_of(server.running.pid());
+        let gateway = gateway_of(launcher);
+        for thread in std::fs::read_dir(format!("/proc/{gateway}/task")).expect("it runs") {
+            let path = thread.expect("it can be listed").path().join("status");
+            let path = path.to_str().expect("names in /proc are UTF-8");
+            let found = status(path);
+            assert_eq!(found["NoNewPrivs"], 1, "{who:?}");
+            assert_eq!(found["Seccomp"], FILTER, "{who:?}");
+            for set in ["CapEff", "CapPrm", "CapInh", "CapAmb"] {
+                assert_eq!(found[set], 0, "{who:?} {set}");
+            }
+            if who == Who::Root {
+                assert_eq!(found["CapBnd"], 0);
+                let text = std::fs::read_to_string(path).expect("it runs");
+                let ids = "1999999999\t1999999999\t1999999999\t1999999999\n";
+                for name in ["Uid", "Gid"] {
+                    assert!(text.contains(&format!("{name}:\t{ids}")), "{text}");
+                }
+            }
+        }
+        // The control: the launcher, from which it comes, has what there is.
+        if who == Who::Root {
+            assert_ne!(of_process(launcher)["CapBnd"], 0);
+        }
+        server.running.close();
+        assert!(server.running.end().status.success(), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
+#[test]
+fn the_next_launcher_starts_gateways() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let mut server = server_with_egress(&world);
+        assert_reaches(&mut server, 1, who);
+        let launcher = launcher_of(server.running.pid());
+        let standby = children(launcher)
+            .into_iter()
+            .find(|pid| !is_gateway(*pid))
+            .expect("one stands by");
+        let gateway = gateway_of(launcher);
+        kill(launcher);
+        kill(gateway);
+        assert_reaches(&mut server, 2, who);
+        assert_ne!(gateway_of(standby), gateway, "{who:?}");
+        server.running.close();
+        assert!(server.running.end().status.success(), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
 #[test]
 fn every_thread_of_a_server_is_confined_and_its_launchers_are_not() {
     for who in everyone() {
@@ -135,6 +242,7 @@ fn the_reader_of_a_cell_can_do_little_else_and_ends_with_it() {
             .into_iter()
             .filter(in_our_namespace)
             .filter(filtered)
+            .filter(|pid| !is_gateway(*pid))
             .collect();
         let [reader] = readers[..] else {
             panic!("{who:?}: {readers:?}");
@@ -144,12 +252,13 @@ fn the_reader_of_a_cell_can_do_little_else_and_ends_with_it() {
         assert_eq!(found["NoNewPrivs"], 1, "{who:?}");
         assert_eq!(found["CapEff"], kept, "{who:?}");
         assert_eq!(found["CapPrm"], kept, "{who:?}");
-        let descriptors = std::fs::read_dir(format!("/proc/{reader}/fd")).expect("it runs");
-        let mut descriptors: Vec<_> = descriptors
-            .map(|entry| entry.expect("it can be listed").file_name())
-            .collect();
-        descriptors.sort();
-        assert_eq!(descriptors, ["0", "1", "2", "3"], "{who:?}");
+        // Its socket, and the PID namespace that it is bound to; more only while it answers.
+        let mut descriptors = vec![];
+        let few = within(Duration::from_secs(20), || {
+            descriptors = descriptors_of(reader);
+            descriptors == ["0", "1", "2", "3", "4"]
+        });
+        assert!(few, "{who:?}: {descriptors:?}");
 
         running.close();
         assert!(running.end().status.success(), "{who:?}");
@@ -158,7 +267,7 @@ fn the_reader_of_a_cell_can_do_little_else_and_ends_with_it() {
 }
 
 #[test]
-fn calls_without_paths_to_name_have_no_reader() {
+fn calls_without_anything_to_name_have_no_reader() {
     for who in everyone() {
         let world = World::new(who);
         let mut running = world.start(&["run", "--", "/bin/sh", "-c", "echo up; cat"]);

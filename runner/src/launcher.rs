@@ -16,7 +16,7 @@ use crate::descriptors;
 use crate::idmaps;
 use crate::leftovers::Leftovers;
 use crate::namespaces;
-use crate::reader::{self, Bounds};
+use crate::reader;
 use crate::report::{Report, SetupFailure, Step};
 use crate::spec::{Call, Filter, Template};
 use crate::sys::{self, Forked, SingleThreaded};
@@ -127,8 +127,8 @@ impl Launcher {
             }
             Order::Reader { counts } => {
                 let mut descriptors = descriptors.into_iter();
-                if let (Some(socket), Some(first)) = (descriptors.next(), descriptors.next()) {
-                    self.start_reader(&socket, &first, counts);
+                if let (Some(socket), Some(namespace)) = (descriptors.next(), descriptors.next()) {
+                    self.start_reader(&socket, &namespace, counts);
                 }
                 Ok(())
             }
@@ -187,17 +187,12 @@ impl Launcher {
         Ok(())
     }
 
-    /// Forks a reader of the cell with this first process. If that fails its socket ends, and denied
+    /// Forks a reader of the cell with this PID namespace. If that fails its socket ends, and denied
     /// paths are not named.
-    fn start_reader(&self, socket: &OwnedFd, first: &OwnedFd, counts: bool) {
+    fn start_reader(&self, socket: &OwnedFd, namespace: &OwnedFd, counts: bool) {
         let Some(filter) = &self.reader else { return };
-        let of = Bounds {
-            first: first.as_fd(),
-            launcher: nix::unistd::getpid(),
-            counts,
-        };
         if let Ok(Forked::Child) = sys::fork(self.proof) {
-            sys::exit_now(reader::serve(socket, &of, filter));
+            sys::exit_now(reader::serve((socket, namespace), counts, filter));
         }
     }
 
@@ -269,7 +264,9 @@ impl Launcher {
             Forked::Parent(child) => {
                 // Told first, so that the supervisor can end a cell that hangs in its setup.
                 let started = Report::Started { pid: child.pid };
-                confine::send(&socket, &started, &[child.pidfd.as_fd()]).at(Step::Clone)?;
+                let namespace = reader::namespace_of_cell(child.pid).at(Step::Clone)?;
+                let descriptors = [child.pidfd.as_fd(), namespace.as_fd()];
+                confine::send(&socket, &started, &descriptors).at(Step::Clone)?;
                 namespaces::write_id_maps(child.pid, template.inside, call.host)
                     .at(Step::MapIds)?;
                 nix::unistd::write(&release, &[1]).at(Step::MapIds)?;

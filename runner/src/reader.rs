@@ -7,7 +7,7 @@
 //! reads, and gives up everything else that it could do.
 
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, fstatat};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
+use crate::namespaces::identity_of;
 use crate::spec::{Filter, Identity};
 use crate::sys;
 use crate::wire::{
@@ -28,6 +29,8 @@ mod held;
 
 /// Where it keeps its socket.
 const SOCKET: RawFd = 3;
+/// Where it keeps the PID namespace, so that no other gets its number.
+const NAMESPACE: RawFd = 4;
 /// `CAP_DAC_READ_SEARCH`: under root, the way to the descriptors of a process of another user. To
 /// look into the process itself takes no capability: cells' user namespaces belong to our user.
 const DAC_READ_SEARCH: u64 = 1 << 2;
@@ -36,19 +39,14 @@ const CHECKPOINT_RESTORE: u64 = 1 << 40;
 /// Bytes that are read of a file about a process: `smaps_rollup` has some 25 short lines.
 const HEAD_BYTES_MAX: usize = 4096;
 
-/// Which cell a reader is for.
-pub(crate) struct Bounds<'a> {
-    /// The pidfd of the cell's first process.
-    pub first: BorrowedFd<'a>,
-    /// The launcher, which must have made it.
-    pub launcher: Pid,
-    /// Whether mapped files in memory are to be found.
-    pub counts: bool,
-}
-
-/// Becomes the reader of a cell; returns the exit status.
-pub(crate) fn serve(socket: &OwnedFd, of: &Bounds<'_>, filter: &Filter) -> i32 {
-    match settle(socket, of, filter).and_then(|(socket, cell)| answer_all(socket, cell)) {
+/// Becomes the reader of the cell with this PID namespace; returns the exit status.
+pub(crate) fn serve(
+    (socket, namespace): (&OwnedFd, &OwnedFd),
+    counts: bool,
+    filter: &Filter,
+) -> i32 {
+    let settled = settle((socket, namespace), counts, filter);
+    match settled.and_then(|(socket, cell)| answer_all(socket, cell)) {
         Ok(()) => 0,
         Err(_) => 1,
     }
@@ -65,57 +63,38 @@ struct Cell {
 
 /// Keeps the socket and what the reader needs, and nothing else.
 fn settle<'a>(
-    socket: &OwnedFd,
-    of: &Bounds<'_>,
+    (socket, namespace): (&OwnedFd, &OwnedFd),
+    counts: bool,
     filter: &Filter,
 ) -> Result<(BorrowedFd<'a>, Cell), Errno> {
     let cell = Cell {
-        namespace: namespace_of_cell(of)?,
+        namespace: identity_of(namespace.as_fd())?,
         memory_files: held::device_of_memory_files()?,
     };
+    let own = open_process(nix::unistd::getpid().as_raw())?;
+    if cell.namespace == namespace_of(own.as_fd())? {
+        return Err(Errno::EPERM);
+    }
     sys::duplicate_onto(socket.as_fd(), SOCKET, true)?;
-    sys::close_from(SOCKET + 1)?;
+    sys::duplicate_onto(namespace.as_fd(), NAMESPACE, true)?;
+    sys::close_from(NAMESPACE + 1)?;
     let socket = sys::borrow_open(SOCKET)?;
-    let counting = if of.counts { CHECKPOINT_RESTORE } else { 0 };
+    let counting = if counts { CHECKPOINT_RESTORE } else { 0 };
     sys::keep_capabilities(DAC_READ_SEARCH | counting)?;
     nix::sys::prctl::set_no_new_privs()?;
     sys::install_filter(&filter.program, false)?;
     Ok((socket, cell))
 }
 
-/// The PID namespace of a cell. It is the first process's, which is a child of the launcher's in a
-/// namespace other than its own, as nothing but a cell is: so whoever gives the orders cannot have
-/// other processes looked into.
-fn namespace_of_cell(of: &Bounds<'_>) -> Result<Identity, Errno> {
-    let number = number_of(of.first)?;
-    let process = open_process(number)?;
-    let found = namespace_of(process.as_fd())?;
-    let own = namespace_of(open_process(nix::unistd::getpid().as_raw())?.as_fd())?;
-    if found == own || parent_of(process.as_fd())? != of.launcher.as_raw() {
-        return Err(Errno::EPERM);
-    }
-    // It is still there, so nobody else had its number meanwhile.
-    number_of(of.first)?;
-    Ok(found)
-}
-
-/// The number of the process of a pidfd, which has none any more once that has been reaped
-/// (`Pid` in proc_pid_fdinfo(5)).
-fn number_of(pidfd: BorrowedFd<'_>) -> Result<i32, Errno> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
-    let info = info.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
-    let line = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-    let number = line.and_then(|line| line.trim().parse::<i32>().ok());
-    number.filter(|number| *number > 0).ok_or(Errno::ESRCH)
-}
-
-/// The parent of a process (field 4 of proc_pid_stat(5)).
-fn parent_of(process: BorrowedFd<'_>) -> Result<i32, Errno> {
-    let stat = head(process, "stat")?;
-    // The name in parentheses can hold anything, so counting begins after the last one.
-    let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
-    let parent = fields.and_then(|fields| fields.split_whitespace().nth(1)?.parse().ok());
-    parent.ok_or(Errno::ESRCH)
+/// Opens the PID namespace of a cell that has just been made. Who has the descriptor may have a
+/// reader, and while somebody has it no other namespace has its number.
+pub(crate) fn namespace_of_cell(first: i32) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(
+        format!("/proc/{first}/ns/pid").as_str(),
+        flags,
+        Mode::empty(),
+    )
 }
 
 fn answer_all(socket: BorrowedFd<'_>, cell: Cell) -> Result<(), Errno> {
@@ -162,7 +141,7 @@ fn answer(question: &Question, cell: Cell) -> Result<(Answer, Option<OwnedFd>), 
             Answer::SharedMemory(head(process.as_fd(), "smaps_rollup")?)
         }
         Question::Held { place, from, .. } => {
-            Answer::Held(held::look(pid, *place, *from, cell.memory_files)?)
+            Answer::Held(held::look(pid, *place, *from, cell.memory_files))
         }
     };
     // Its memory was read by number. It is still there, so nobody else had its number meanwhile.

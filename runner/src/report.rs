@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// One message about a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// From the launcher: the cell's first process exists; its pidfd comes along.
+    /// From the launcher: the cell's first process exists; its pidfd and its PID namespace come along.
     Started {
         /// PID of the cell's first process, as the launcher sees it.
         pid: i32,

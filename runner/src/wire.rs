@@ -53,8 +53,8 @@ pub enum Order {
         /// What the launcher must remove if the supervisor vanishes during the call.
         leftovers: Leftovers,
     },
-    /// Make a reader of a cell that this launcher has made. Descriptors: the reader's socket, and the
-    /// pidfd of the cell's first process.
+    /// Make a reader of a cell. Descriptors: the reader's socket, and the cell's PID namespace as it
+    /// came with [`crate::report::Report::Started`].
     Reader {
         /// Whether it is to find mapped files in memory, too, which takes a capability.
         counts: bool,

@@ -269,19 +269,19 @@ impl Launcher {
         }
     }
 
-    /// Has the launcher make a reader of the cell with this first process. If it does not, the socket
+    /// Has the launcher make a reader of the cell with this PID namespace. If it does not, the socket
     /// that is returned ends. None takes the place of a launcher that has gone: its cells go, too.
     ///
     /// # Errors
     /// If the launcher has gone.
     pub async fn start_reader(
         &self,
-        first: &FirstProcess,
+        namespace: BorrowedFd<'_>,
         counts: bool,
     ) -> Result<AsyncFd<OwnedFd>, LaunchError> {
         let (ours, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
         let ours = watch(ours).map_err(LaunchError::Resources)?;
-        let descriptors = [theirs.as_fd(), first.pidfd.get_ref().as_fd()];
+        let descriptors = [theirs.as_fd(), namespace];
         let link = self.link.lock().await;
         link.send(&Order::Reader { counts }, &descriptors).await?;
         Ok(ours)

@@ -25,6 +25,8 @@ const READERS_MAX: u32 = 4;
 pub struct Reader {
     launcher: Arc<Launcher>,
     first: FirstProcess,
+    /// The cell's PID namespace.
+    namespace: OwnedFd,
     counts: bool,
     link: Mutex<Link>,
 }
@@ -37,13 +39,19 @@ struct Link {
 }
 
 impl Reader {
-    /// A reader of the cell with this first process, which this launcher has made; whether it finds
-    /// mapped files in memory, too.
+    /// A reader of the cell with this first process and PID namespace; whether it finds mapped files
+    /// in memory, too.
     #[must_use]
-    pub fn new(launcher: Arc<Launcher>, first: FirstProcess, counts: bool) -> Self {
+    pub fn new(
+        launcher: Arc<Launcher>,
+        first: FirstProcess,
+        namespace: OwnedFd,
+        counts: bool,
+    ) -> Self {
         Self {
             launcher,
             first,
+            namespace,
             counts,
             link: Mutex::default(),
         }
@@ -58,8 +66,10 @@ impl Reader {
                 Some(socket) => socket,
                 None if link.started < READERS_MAX => {
                     link.started += 1;
-                    let started = self.launcher.start_reader(&self.first, self.counts).await;
-                    started.map_err(io::Error::other)?
+                    let started = self
+                        .launcher
+                        .start_reader(self.namespace.as_fd(), self.counts);
+                    started.await.map_err(io::Error::other)?
                 }
                 None => return Ok(None),
             };

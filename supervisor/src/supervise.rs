@@ -215,11 +215,14 @@ impl Course<'_> {
         };
         match report {
             Report::Started { pid } => {
-                let process = descriptors.into_iter().next();
+                let mut descriptors = descriptors.into_iter();
+                let process = descriptors.next();
                 self.first = process.and_then(|pidfd| FirstProcess::new(pid, pidfd).ok());
-                self.reader = self.first.clone().map(|first| {
+                let cell = self.first.clone().zip(descriptors.next());
+                self.reader = cell.map(|(first, namespace)| {
                     let launcher = Arc::clone(self.watch.launcher);
-                    Arc::new(Reader::new(launcher, first, self.watch.cgroup.is_none()))
+                    let counts = self.watch.cgroup.is_none();
+                    Arc::new(Reader::new(launcher, first, namespace, counts))
                 });
                 if self.first.is_none() {
                     self.fail(SetupFailure {

@@ -42,7 +42,7 @@ fn open(id: i32) -> Result<OwnedFd, Errno> {
 
 /// Looks at descriptors or mappings of a process or thread, from this one on. What is closed
 /// meanwhile is left out.
-pub(super) fn look(pid: i32, place: HeldIn, from: u64, memory_files: u64) -> Result<Held, Errno> {
+pub(super) fn look(pid: i32, place: HeldIn, from: u64, memory_files: u64) -> Held {
     let mut look = Look {
         pid,
         memory_files,
@@ -53,7 +53,7 @@ pub(super) fn look(pid: i32, place: HeldIn, from: u64, memory_files: u64) -> Res
         HeldIn::Descriptors(most) => look.at_table(from, most),
         HeldIn::Mappings => look.at_mappings(from),
     }
-    Ok(look.found)
+    look.found
 }
 
 struct Look {
