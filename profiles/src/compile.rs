@@ -19,7 +19,7 @@ use crate::diagnostics::{Diagnostic, Diagnostics, Kind, Problems};
 use crate::filter::{FilterFacts, Policy};
 use crate::host::{Arch, Host, PathFact, Tier};
 use crate::resolve::{
-    Place, Resolved, SHM, TMP, WORK, Workspace, check_host_path, check_workspace_path,
+    ALLOW_OPTION, Place, Resolved, SHM, TMP, WORK, Workspace, check_host_path, check_workspace_path,
 };
 
 mod call;
@@ -252,6 +252,15 @@ fn offered(resolved: &Resolved, host: &Host, problems: &mut Problems) {
             Diagnostic::at(&resolved.origin, message)
                 .with_kind(Kind::RootNotGiven)
                 .with_hint(format!("give it with `--root {name}=DIR`")),
+        );
+    }
+    if let Some(why) = &resolved.missing_hosts {
+        let name = &resolved.name;
+        let message = format!("`{name}` needs hosts ({why})");
+        problems.push(
+            Diagnostic::at(&resolved.origin, message)
+                .with_kind(Kind::HostsNotGiven)
+                .with_hint(format!("give them with `{ALLOW_OPTION} {name}=HOST`")),
         );
     }
     if host.landlock_abi < LANDLOCK_ABI_MIN {

@@ -97,6 +97,8 @@ pub enum Kind {
     UnknownProfile,
     /// A root that the operator must give was not given.
     RootNotGiven,
+    /// Hosts that the operator must give were not given.
+    HostsNotGiven,
     /// The program that the profile runs does not exist on this host, or cannot be executed.
     NoProgram,
     /// Something else that the profile lists does not exist on this host.

@@ -139,6 +139,7 @@ impl Library {
     pub fn resolve(&self, name: &str, overrides: &Overrides) -> Result<Resolved, Diagnostics> {
         let mut problems = Problems::default();
         let chain = self.chain(name, &mut problems)?;
+        let chain = chain.with_hosts(overrides.hosts.get(name), &mut problems);
         chain.resolve(overrides, problems)
     }
 
@@ -159,6 +160,7 @@ impl Library {
     ) -> Result<Resolved, Diagnostics> {
         let mut problems = Problems::default();
         let chain = self.chain(name, &mut problems)?.without(rule);
+        let chain = chain.with_hosts(overrides.hosts.get(name), &mut problems);
         chain.resolve(overrides, problems)
     }
 

@@ -15,6 +15,7 @@ pub use crate::schema::{Approve, PathKind};
 mod chain;
 mod check;
 mod files;
+mod given;
 mod input;
 mod limits;
 mod network;
@@ -25,6 +26,7 @@ mod trust;
 pub(crate) use chain::Chain;
 pub use files::is_the_systems;
 pub(crate) use files::{check_host_path, check_workspace_path};
+pub use given::ALLOW_OPTION;
 pub use trust::TRUST_STORES;
 pub(crate) use trust::hint as trust_hint;
 
@@ -40,6 +42,9 @@ pub const SHM: &str = "/dev/shm";
 pub struct Overrides {
     /// Directories for the profile's roots, by name.
     pub roots: BTreeMap<String, PathBuf>,
+    /// Hosts that a profile may reach besides, by its name: entries of `network.allow`, separated by
+    /// commas.
+    pub hosts: BTreeMap<String, String>,
     /// Another workspace than the profile's.
     pub workspace: Option<WorkspaceKind>,
     /// Whether denied paths are named.
@@ -99,6 +104,8 @@ pub struct Resolved {
     pub roots: BTreeMap<String, PathBuf>,
     /// Roots that the operator must still give, with what they are for.
     pub missing_roots: BTreeMap<String, String>,
+    /// What the hosts are for that the operator must still give.
+    pub missing_hosts: Option<String>,
     /// Arguments that are paths.
     pub paths: BTreeMap<String, PathArgument>,
     /// What is weaker than the defaults, each in a sentence.

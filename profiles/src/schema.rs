@@ -305,6 +305,10 @@ pub struct Network {
     /// `db.example.org:5432/tcp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<At<Short<HostEntry>>>,
+    /// What the hosts are for that the operator must give, with `--allow NAME=HOST`, if `allow` is
+    /// empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub required: Option<At<String>>,
     /// Hosts out of the allowed ones; without a port, by any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<At<Short<HostEntry>>>,

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use profiles::diagnostics::{Diagnostic, Diagnostics, Kind, PROFILE_BYTES_MAX, SourceFile};
 use profiles::host::Host;
 use profiles::library::Library;
-use profiles::resolve::{Overrides, Resolved};
+use profiles::resolve::{ALLOW_OPTION, Overrides, Resolved};
 use tokio::sync::watch;
 
 use crate::facts;
@@ -303,6 +303,8 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
     // A profile that is wrong does not tell its roots.
     let roots_known = problems.is_empty();
     problems.extend(unknown("tool", sources.only.iter(), &tools));
+    let given = unknown("tool", sources.overrides.hosts.keys(), &tools);
+    problems.extend(given.into_iter().map(of_allow_option));
     if roots_known {
         problems.extend(unknown("root", sources.overrides.roots.keys(), &roots));
     }
@@ -310,6 +312,26 @@ fn load(sources: &Sources, before: &Snapshot) -> Result<Snapshot, Diagnostics> {
         Ok(snapshot)
     } else {
         Err(Diagnostics(problems))
+    }
+}
+
+/// Refuses hosts that were given to another profile than the only one that there is.
+pub fn only_hosts_for(name: &str, overrides: &Overrides) -> Result<(), Diagnostics> {
+    match overrides.hosts.keys().find(|given| *given != name) {
+        None => Ok(()),
+        Some(other) => Err(Diagnostics(vec![of_allow_option(Diagnostic {
+            hint: Some(format!("write `{ALLOW_OPTION} {name}=HOST`")),
+            ..single(format!(
+                "hosts are given to `{other}`, and this is `{name}`"
+            ))
+        })])),
+    }
+}
+
+fn of_allow_option(diagnostic: Diagnostic) -> Diagnostic {
+    Diagnostic {
+        message: format!("`{ALLOW_OPTION}`: {}", diagnostic.message),
+        ..diagnostic
     }
 }
 
@@ -336,6 +358,7 @@ pub fn cannot_here(found: &Diagnostics) -> bool {
         matches!(
             diagnostic.kind,
             Kind::RootNotGiven
+                | Kind::HostsNotGiven
                 | Kind::NoProgram
                 | Kind::NoPath
                 | Kind::HostTooWeak

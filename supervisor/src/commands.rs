@@ -9,6 +9,7 @@ pub mod list;
 pub mod run;
 pub mod serve;
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,12 @@ pub struct SourceArgs {
     /// Give a profile's root a directory, as in `docs=/srv/docs`; may be repeated
     #[arg(long = "root", value_name = "NAME=DIR", value_parser = root)]
     pub roots: Vec<(String, PathBuf)>,
+    /// Let a tool reach these hosts, too, as in `http_fetch=example.org,*.example.net:443`; may be
+    /// repeated
+    ///
+    /// Each host is written as in a profile's `network.allow`.
+    #[arg(long = "allow", value_name = "TOOL=HOST[,HOST…]", value_parser = hosts)]
+    pub hosts: Vec<(String, String)>,
     /// Offer only this tool; may be repeated
     #[arg(long = "tool", value_name = "NAME")]
     pub tools: Vec<String>,
@@ -61,10 +68,22 @@ impl SourceArgs {
     pub fn overrides(&self) -> Overrides {
         Overrides {
             roots: self.roots.iter().cloned().collect(),
+            hosts: self.hosts(),
             workspace: None,
             explain_paths: self.explain.then_some(true),
             trust_stores: facts::trust_stores(),
         }
+    }
+
+    /// The hosts for each tool, in the order in which they were given.
+    fn hosts(&self) -> BTreeMap<String, String> {
+        let mut all: BTreeMap<String, String> = BTreeMap::new();
+        for (name, hosts) in &self.hosts {
+            all.entry(name.clone())
+                .and_modify(|before| *before = format!("{before},{hosts}"))
+                .or_insert_with(|| hosts.clone());
+        }
+        all
     }
 
     /// Everything that a catalog needs.
@@ -86,6 +105,14 @@ fn root(text: &str) -> Result<(String, PathBuf), String> {
         .ok_or("expected `NAME=DIR`")?;
     let directory = std::path::absolute(directory).map_err(|error| error.to_string())?;
     Ok((name.to_owned(), directory))
+}
+
+fn hosts(text: &str) -> Result<(String, String), String> {
+    let (name, hosts) = text
+        .split_once('=')
+        .filter(|(name, hosts)| !name.is_empty() && !hosts.is_empty())
+        .ok_or("expected `TOOL=HOST` or `TOOL=HOST,HOST`")?;
+    Ok((name.to_owned(), hosts.to_owned()))
 }
 
 /// Text for a person, made line by line.

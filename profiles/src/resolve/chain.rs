@@ -4,7 +4,7 @@ use crate::diagnostics::{Diagnostic, Origin, Problems};
 use crate::read::Written;
 use crate::schema::{At, Profile};
 
-use super::Rule;
+use super::{Rule, given};
 
 /// The keys under which rules stand, in the order in which they are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,15 @@ impl<'a> Chain<'a> {
         self
     }
 
+    /// Adds the hosts that the operator gives to the profile.
+    pub(crate) fn with_hosts(mut self, hosts: Option<&String>, problems: &mut Problems) -> Self {
+        let own: &str = &self.own().profile.name;
+        let given = hosts.map(|hosts| given::rules(own, hosts));
+        append(&mut self.rules, given.into_iter().flatten(), problems);
+        self.rules.sort_by_key(|rule| rule.key as usize);
+        self
+    }
+
     /// The profile itself.
     pub(crate) fn own(&self) -> &'a Written {
         self.links
@@ -123,28 +132,37 @@ impl<'a> Chain<'a> {
 fn rules(links: &[&Written], problems: &mut Problems) -> Vec<WrittenRule> {
     let mut all: Vec<WrittenRule> = Vec::new();
     for written in links {
-        for rule in rules_of(written) {
-            let same = all
-                .iter()
-                .find(|other| other.key == rule.key && other.text == rule.text);
-            match same {
-                None => all.push(rule),
-                Some(first) if first.origin.file == rule.origin.file => problems.push(
-                    Diagnostic::at(
-                        &rule.origin,
-                        format!("`{}` is listed twice in `{}`", rule.text, rule.key.text()),
-                    )
-                    .with_hint(format!(
-                        "it is already there in line {}",
-                        first.origin.line()
-                    )),
-                ),
-                Some(_) => {}
-            }
-        }
+        append(&mut all, rules_of(written), problems);
     }
     all.sort_by_key(|rule| rule.key as usize);
     all
+}
+
+/// Appends the rules of one file but for those that are already there.
+fn append(
+    all: &mut Vec<WrittenRule>,
+    rules: impl IntoIterator<Item = WrittenRule>,
+    problems: &mut Problems,
+) {
+    for rule in rules {
+        let same = all
+            .iter()
+            .find(|other| other.key == rule.key && other.text == rule.text);
+        match same {
+            None => all.push(rule),
+            Some(first) if first.origin.file == rule.origin.file => problems.push(
+                Diagnostic::at(
+                    &rule.origin,
+                    format!("`{}` is listed twice in `{}`", rule.text, rule.key.text()),
+                )
+                .with_hint(format!(
+                    "it is already there in line {}",
+                    first.origin.line()
+                )),
+            ),
+            Some(_) => {}
+        }
+    }
 }
 
 fn rules_of(written: &Written) -> Vec<WrittenRule> {

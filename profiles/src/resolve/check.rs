@@ -66,6 +66,7 @@ impl Chain<'_> {
         let run = run::command(self, &scope, &mut problems);
         let environment = run::environment(self, &scope, &mut problems);
         let network = network::resolve(self, &mut problems);
+        let missing_hosts = network::missing(self, &network);
         let sockets = sockets::resolve(self, &mut problems);
         let syscalls = syscalls(self, &mut problems);
         let access = access(self, &mut problems);
@@ -107,6 +108,7 @@ impl Chain<'_> {
             workspace: workspace.unwrap_or(Workspace::None),
             roots: roots.given,
             missing_roots: roots.missing,
+            missing_hosts,
             paths,
             weakenings: Vec::new(),
             rules: [self.public_rules(), shown_rules].concat(),

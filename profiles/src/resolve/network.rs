@@ -68,6 +68,14 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> NetworkRule
     }
 }
 
+/// What the hosts are for that the profile needs of the operator, if nobody gave any.
+pub(super) fn missing(chain: &Chain<'_>, network: &NetworkRules) -> Option<String> {
+    let needed = chain.last(|profile| profile.network.as_ref()?.required.as_ref());
+    needed
+        .filter(|_| network.allow.is_empty())
+        .map(|(what, _)| what.clone())
+}
+
 fn allowed(rule: &WrittenRule) -> Result<Entry, Diagnostic> {
     let entry = Entry::allow(&rule.text).map_err(|error| no_host(rule, &error))?;
     let at = |message: String| Diagnostic::at(&rule.origin, message);

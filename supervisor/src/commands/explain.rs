@@ -13,7 +13,7 @@ use profiles::resolve::{Limits, Resolved, Workspace};
 use serde_json::{Value, json};
 
 use super::{Page, SourceArgs, answer, answer_json, show};
-use crate::catalog;
+use crate::catalog::{self, Directory};
 use crate::tool::annotations;
 
 /// Arguments of `toolcell explain`.
@@ -57,14 +57,22 @@ pub fn run(args: &Args, host: &Host) -> ExitCode {
 /// Finds a profile by its name, or by its file if the text looks like a path; with it, whatever it
 /// may extend.
 pub fn find(profile: &str, sources: &SourceArgs) -> Result<(Library, String), Diagnostics> {
-    let directories = sources.directories();
+    let (library, name) = find_profile(profile, &sources.directories())?;
+    catalog::only_hosts_for(&name, &sources.overrides())?;
+    Ok((library, name))
+}
+
+fn find_profile(
+    profile: &str,
+    directories: &[Directory],
+) -> Result<(Library, String), Diagnostics> {
     let path = Path::new(profile);
     let is_path = profile.contains('/') || path.extension().is_some_and(|toml| toml == "toml");
     if !is_path {
-        return Ok((catalog::library(&directories)?, profile.to_owned()));
+        return Ok((catalog::library(directories)?, profile.to_owned()));
     }
     let beside: Vec<_> = path.canonicalize().into_iter().collect();
-    let mut library = catalog::library_without(&directories, &beside)?;
+    let mut library = catalog::library_without(directories, &beside)?;
     let name = library.add(catalog::source(path)?)?;
     Ok((library, name))
 }
