@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
 DNS_ADDRESS = "9.9.9.9"
 HTTP_PORTS = (80, 8080, 8081)
@@ -28,6 +29,7 @@ PROXY_PORT = 3128
 # Served at one address only, so that the other addresses of a name refuse.
 ONE_ADDRESS = ("93.184.215.15", 9000)
 HEAD_BYTES_MAX = 65536
+TEXT_BYTES_MAX = 65536  # of a request's body
 BLOCK = bytes(range(256)) * 1024  # 256 KiB
 # A peer that stalls gives up in the end, should the test have forgotten it.
 STALL_SECONDS = 120
@@ -268,15 +270,21 @@ class Http:
     def skip(self, length):
         """Reads so many bytes; returns how many there were."""
         got = min(length, len(self.rest))
+        self.keep(self.rest[:got])
         self.rest = self.rest[got:]
         while got < length:
             data = self.client.recv(min(length - got, 1 << 20))
             if not data:
                 break
+            self.keep(data)
             got += len(data)
         return got
 
+    def keep(self, data):
+        self.text += data[: TEXT_BYTES_MAX - len(self.text)]
+
     def body(self, fields):
+        self.text = b""
         if "chunked" in fields.get("transfer-encoding", ""):
             got = 0
             while (size := int((self.line() or "0").split(";")[0] or "0", 16)) > 0:
@@ -298,7 +306,7 @@ class Http:
                 self.client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             seen = {"method": method, "target": target, "host": fields.get("host"), **self.about}
             # Before the body, which may never end.
-            tell(event="request", **seen)
+            tell(event="request", agent=fields.get("user-agent"), **seen)
             seen["body"] = self.body(fields)
             seen["fields"] = fields
             path = target.split("://")[-1].partition("/")[2] if "://" in target else target[1:]
@@ -312,6 +320,8 @@ class Http:
 
     def answer(self, path, seen):
         """Answers one request; false if the connection ends with it."""
+        if known := self.site(seen):
+            return known == "stays"
         size = int(path[1]) if len(path) > 1 and path[1].isdigit() else 0
         match path[0]:
             case "bytes":
@@ -353,6 +363,45 @@ class Http:
                 if seen["method"] != "HEAD":
                     self.client.sendall(text)
         return True
+
+    def site(self, seen):
+        """Answers from what the test laid down for the host, if it did (`sites.rs`)."""
+        host = (seen["host"] or "").partition(":")[0]
+        path, _, query = seen["target"].partition("?")
+        file = f"{SITES}/{host}/" + urllib.parse.quote(seen["target"], safe="")
+        if os.path.exists(file):
+            with open(file, "rb") as answer:
+                self.client.sendall(answer.read())
+            # The head may not say how long the body is.
+            return "ends"
+        if not os.path.isdir(f"{SITES}/{host}"):
+            return None
+        if not os.path.isdir(f"{SITES}/{host}/repositories"):
+            self.head(404, "Content-Length: 0")
+            return "stays"
+        # RFC 3875, as far as Git's own program needs it.
+        environment = {
+            "GIT_PROJECT_ROOT": f"{SITES}/{host}/repositories",
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GIT_PROTOCOL": seen["fields"].get("git-protocol", ""),
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+            "PATH": os.environ["PATH"],
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "REQUEST_METHOD": seen["method"],
+            "CONTENT_TYPE": seen["fields"].get("content-type", ""),
+            "HTTP_CONTENT_ENCODING": seen["fields"].get("content-encoding", ""),
+        }
+        program = ["/usr/bin/git", "http-backend"]
+        made = subprocess.run(program, env=environment, input=self.text, stdout=subprocess.PIPE)
+        head, _, body = made.stdout.partition(b"\r\n\r\n")
+        fields = dict(line.split(": ", 1) for line in head.decode("latin-1").split("\r\n"))
+        status = int(fields.pop("Status", "200").split()[0])
+        self.head(status, *map(": ".join, fields.items()), f"Content-Length: {len(body)}")
+        self.client.sendall(body)
+        return "stays"
 
     @staticmethod
     def blocks(size, send):
@@ -398,9 +447,15 @@ def tls(directory):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(f"{directory}/server.pem", f"{directory}/server.key")
     context.set_alpn_protocols(["h2", "http/1.1"])
+    # What a test lays down for a host is served by HTTP/1.
+    of_site = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    of_site.load_cert_chain(f"{directory}/server.pem", f"{directory}/server.key")
+    of_site.set_alpn_protocols(["http/1.1"])
 
     def named(connection, name, _):
         connection.named = name
+        if os.path.isdir(f"{SITES}/{name}"):
+            connection.context = of_site
 
     context.sni_callback = named
 
@@ -471,6 +526,8 @@ def listen_abstractly():
 
 
 def main(directory):
+    global SITES
+    SITES = f"{directory}/sites"
     prepare(directory)
     with open(f"{directory}/zone.json", encoding="utf-8") as file:
         zone = Zone(json.load(file))

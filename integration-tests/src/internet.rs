@@ -72,6 +72,13 @@ fn names() -> Value {
         "rebound.example.org": { "A": [[WWW], ["169.254.169.254"]] },
         "mixed.example.org": { "A": [["169.254.169.254", OTHER]] },
         "silent.example.org": { "silent": true },
+        "api.weather.gov": at("23.202.0.1"),
+        "codeberg.org": at("217.197.91.145"),
+        "files.pythonhosted.org": at("151.101.0.223"),
+        "github.com": at("140.82.121.3"),
+        "gitlab.com": at("172.65.251.78"),
+        "pypi.org": at("151.101.64.223"),
+        "registry.npmjs.org": at("104.16.0.35"),
         "broken.example.org": { "fails": true },
     })
 }
@@ -81,7 +88,7 @@ fn names() -> Value {
 pub struct Internet {
     child: Child,
     asking: Mutex<Asking>,
-    directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 #[derive(Debug)]

@@ -19,17 +19,42 @@ pub(crate) const NAME_EXPECTED: &str =
     "expected a lower-case letter, then at most 63 lower-case letters, digits, `_` or `-`";
 
 /// The profiles that are shipped.
-const BUILTIN: [(&str, &str); 14] = [
+const BUILTIN: [(&str, &str); 22] = [
     ("calculate.toml", include_str!("../builtin/calculate.toml")),
+    (
+        "certificates.toml",
+        include_str!("../builtin/certificates.toml"),
+    ),
     ("file_read.toml", include_str!("../builtin/file_read.toml")),
     (
         "file_write.toml",
         include_str!("../builtin/file_write.toml"),
     ),
+    (
+        "get_alerts.toml",
+        include_str!("../builtin/get_alerts.toml"),
+    ),
+    (
+        "get_forecast.toml",
+        include_str!("../builtin/get_forecast.toml"),
+    ),
     ("git.toml", include_str!("../builtin/git.toml")),
+    ("git_clone.toml", include_str!("../builtin/git_clone.toml")),
+    (
+        "http_fetch.toml",
+        include_str!("../builtin/http_fetch.toml"),
+    ),
     ("minimal.toml", include_str!("../builtin/minimal.toml")),
     ("network.toml", include_str!("../builtin/network.toml")),
     ("node.toml", include_str!("../builtin/node.toml")),
+    (
+        "npm_install.toml",
+        include_str!("../builtin/npm_install.toml"),
+    ),
+    (
+        "pip_install.toml",
+        include_str!("../builtin/pip_install.toml"),
+    ),
     (
         "privileged.toml",
         include_str!("../builtin/privileged.toml"),
@@ -46,6 +71,7 @@ const BUILTIN: [(&str, &str); 14] = [
         include_str!("../builtin/sqlite_query.toml"),
     ),
     ("standard.toml", include_str!("../builtin/standard.toml")),
+    ("weather.toml", include_str!("../builtin/weather.toml")),
 ];
 
 /// Every written profile by name.

@@ -6,6 +6,8 @@
 #[path = "compiling/calls.rs"]
 mod calls;
 mod debian;
+#[path = "compiling/given.rs"]
+mod given;
 #[path = "compiling/network.rs"]
 mod network;
 #[path = "compiling/shown.rs"]

@@ -207,6 +207,77 @@ fn root_that_is_no_pair_is_refused() {
 }
 
 #[test]
+fn hosts_are_given_to_a_tool_and_explained() {
+    let home = home();
+    let list = |arguments: &[&str]| toolcell(home.path(), &[&["list"][..], arguments].concat());
+    let without = stdout(&list(&[]));
+    assert!(without.contains("`--allow http_fetch=HOST`"), "{without}");
+    let output = list(&[
+        "--allow",
+        "http_fetch=example.org,*.example.net:443",
+        "--json",
+    ]);
+    let tools = json(&output)["tools"].clone();
+    let fetch = tools.as_array().unwrap().iter();
+    let fetch = fetch
+        .clone()
+        .find(|tool| tool["name"] == "http_fetch")
+        .unwrap();
+    assert_eq!(fetch["annotations"]["openWorldHint"], true);
+    assert_eq!(fetch["annotations"]["readOnlyHint"], false);
+
+    let given = [
+        "--allow",
+        "http_fetch=a.example",
+        "--allow",
+        "http_fetch=b.example:8443",
+    ];
+    let output = toolcell(
+        home.path(),
+        &[&["explain", "http_fetch"][..], &given].concat(),
+    );
+    let text = stdout(&output);
+    for entry in ["a.example ", "b.example:8443 "] {
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.trim().starts_with(entry)).unwrap();
+        assert!(line.contains("the operator gave it  [--allow:1:"), "{line}");
+    }
+
+    for (given, told) in [
+        ("http_fetch", "expected `TOOL=HOST`"),
+        ("http_fetch=", "expected `TOOL=HOST`"),
+        ("=example.org", "expected `TOOL=HOST`"),
+        ("http_fetch=https://example.org/", "write `example.org"),
+        (
+            "htp_fetch=example.org",
+            "`--allow`: there is no tool `htp_fetch`",
+        ),
+        (
+            "standard=example.org",
+            "`--allow`: there is no tool `standard`",
+        ),
+    ] {
+        let output = list(&["--allow", given]);
+        assert!(!output.status.success(), "{given}");
+        assert!(
+            stderr(&output).contains(told),
+            "{given}: {}",
+            stderr(&output)
+        );
+    }
+    let output = toolcell(
+        home.path(),
+        &["explain", "python", "--allow", "http_fetch=a.example"],
+    );
+    assert!(!output.status.success());
+    assert!(
+        stderr(&output).contains("hosts are given to `http_fetch`, and this is `python`"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn audit_of_no_calls_is_whole_and_of_a_changed_log_is_not() {
     let home = home();
     let output = toolcell(home.path(), &["audit", "verify"]);

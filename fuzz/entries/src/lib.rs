@@ -143,7 +143,7 @@ fn shipped() -> Vec<String> {
     Library::builtin().names().map(str::to_owned).collect()
 }
 
-/// Resolves a profile with a directory for each root that it asks for.
+/// Resolves a profile with a directory for each root, and a host, that it asks for.
 fn resolve(library: &Library, name: &str) -> Result<Resolved, profiles::Diagnostics> {
     let resolved = library.resolve(name, &Overrides::default())?;
     let roots: BTreeMap<_, _> = resolved
@@ -151,10 +151,14 @@ fn resolve(library: &Library, name: &str) -> Result<Resolved, profiles::Diagnost
         .keys()
         .map(|root| (root.clone(), PathBuf::from("/srv").join(root)))
         .collect();
+    let hosts = resolved
+        .missing_hosts
+        .map(|_| (name.to_owned(), "example.org".to_owned()));
     library.resolve(
         name,
         &Overrides {
             roots,
+            hosts: hosts.into_iter().collect(),
             ..Overrides::default()
         },
     )

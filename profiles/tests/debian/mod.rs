@@ -64,6 +64,9 @@ pub fn look(arch: Arch, path: &Path) -> PathFact {
             | "/sys/devices"
             | "/sys/devices/system"
             | "/sys/devices/system/cpu"
+            | "/usr/lib/git-core"
+            | "/usr/share/ca-certificates"
+            | "/usr/share/nodejs"
             | "/run"
             | "/run/postgresql"
             | "/var/run/postgresql"
@@ -77,6 +80,7 @@ pub fn look(arch: Arch, path: &Path) -> PathFact {
             | "/usr/bin/dash"
             | "/usr/bin/git"
             | "/usr/bin/node"
+            | "/usr/bin/npm"
             | "/usr/bin/rg"
             | "/usr/bin/python3.11"
             | "/usr/bin/sqlite3"
@@ -129,7 +133,7 @@ pub fn compile_here(resolved: &Resolved) -> Result<Compiled, Diagnostics> {
     compile(resolved, &host(resolved, Arch::X86_64, 9))
 }
 
-/// Every root that a built-in profile asks for.
+/// Every root, and hosts, that a built-in profile asks for.
 pub fn overrides() -> Overrides {
     let roots = [
         ("databases", "/srv/docs"),
@@ -142,6 +146,7 @@ pub fn overrides() -> Overrides {
         roots: roots
             .map(|(name, path)| (name.to_owned(), PathBuf::from(path)))
             .into(),
+        hosts: [("http_fetch".to_owned(), "example.org".to_owned())].into(),
         ..Overrides::default()
     }
 }
