@@ -21,9 +21,11 @@ libc6-dev /usr/include/stdio.h
 make /usr/bin/make
 mount /usr/bin/mount
 nodejs /usr/bin/node
+npm /usr/bin/npm
 openssl /usr/bin/openssl
 perl /usr/bin/perl
 python3 /usr/bin/python3
+python3-pip /usr/lib/python3/dist-packages/pip
 python3-venv /usr/lib/python3*/ensurepip
 ripgrep /usr/bin/rg
 sqlite3 /usr/bin/sqlite3

@@ -2,6 +2,7 @@
 
 use harness::builtin::{stderr, stdout};
 use harness::internet::{Internet, WWW, assert_denied};
+use harness::stdio::Server;
 use harness::{World, outcome};
 use serde_json::{Value, json};
 
@@ -84,6 +85,47 @@ fn text_is_decoded_and_of_long_text_the_beginning_is_shown() {
         );
         assert!(!stdout(&outcome).contains("PNG"), "{outcome:#}");
         assert_eq!(outcome["files"][0]["name"], "body.png", "{outcome:#}");
+    });
+}
+
+#[test]
+fn a_body_is_bounded_packed_or_not() {
+    Internet::everyone(|internet, world| {
+        // Of a site of its own nothing is laid down: any number of bytes is served.
+        let most = 64 << 20;
+        let outcome = fetch(world, "http://two.example.org:443/bytes/1");
+        assert_ne!(outcome["exit_code"], 0, "the port is for TLS: {outcome:#}");
+        let url = format!("http://www.example.org/bytes/{}", most + 1000);
+        let outcome = fetch(world, &url);
+        assert_eq!(outcome["exit_code"], 0, "{outcome:#}");
+        assert!(
+            stderr(&outcome).contains("only 67108864 bytes"),
+            "{outcome:#}"
+        );
+        assert_eq!(outcome["files"][0]["bytes"], most, "{outcome:#}");
+
+        let packed = |bytes: usize| {
+            let code = format!(
+                "import gzip, sys; sys.stdout.buffer.write(gzip.compress(b'ab' * {}, 1))",
+                bytes / 2
+            );
+            let output = std::process::Command::new("/usr/bin/python3")
+                .args(["-c", &code])
+                .output();
+            let body = output.expect("python starts").stdout;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Encoding: gzip\r\n\
+                 Content-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            [head.as_bytes(), &body].concat()
+        };
+        internet.answers("www.example.org", "/packed", &packed(10));
+        assert!(fetched(world, "https://www.example.org/packed").ends_with("\n\nababababab\n"));
+        internet.answers("www.example.org", "/bomb", &packed(most + 1000));
+        let outcome = fetch(world, "https://www.example.org/bomb");
+        assert_eq!(outcome["exit_code"], 0, "{outcome:#}");
+        assert_eq!(outcome["files"][0]["bytes"], most, "{outcome:#}");
     });
 }
 
@@ -243,5 +285,46 @@ fn nothing_is_offered_until_the_operator_gives_hosts() {
             "port",
             r#"network.allow = ["www.example.org:8080"]"#,
         );
+    });
+}
+
+#[test]
+fn a_server_and_any_command_get_the_operators_hosts() {
+    Internet::everyone(|internet, world| {
+        let mut server = Server::start(world, &["--allow", "http_fetch=www.example.org"]);
+        server.request(1, "tools/list", &json!({}));
+        let tools = server.answer(1)["tools"].take();
+        let tools = tools.as_array().expect("a list");
+        let tool = tools.iter().find(|tool| tool["name"] == "http_fetch");
+        let hints = &tool.expect("it is offered")["annotations"];
+        assert_eq!(hints["openWorldHint"], true, "{hints:#}");
+        server.call(
+            2,
+            "http_fetch",
+            &json!({ "url": "https://www.example.org/" }),
+        );
+        let outcome = server.outcome(2);
+        assert_eq!(outcome["exit_code"], 0, "{outcome:#}");
+        server.call(
+            3,
+            "http_fetch",
+            &json!({ "url": "https://other.example.org/" }),
+        );
+        assert_not_fetched(
+            &server.outcome(3),
+            "`other.example.org` is not among the hosts",
+        );
+
+        let run = |host: &str, allow: &[&str]| {
+            let command = ["--", "/usr/bin/curl", "-sS", host];
+            let run = ["run", "--json", "--profile", "network"];
+            harness::outcome(&world.toolcell(&[&run[..], allow, &command[..]].concat()))
+        };
+        let allow = ["--allow", "network=www.example.org"];
+        assert_eq!(run("https://www.example.org/", &allow)["exit_code"], 0);
+        assert_ne!(run("https://other.example.org/", &allow)["exit_code"], 0);
+        assert_ne!(run("https://www.example.org/", &[])["exit_code"], 0);
+        let sent = internet.seen().sent();
+        assert_eq!(sent, vec![format!("tcp {WWW}:443"); 2], "{sent:?}");
     });
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use harness::World;
-use harness::builtin::stderr;
+use harness::builtin::{stderr, stdout};
 use harness::internet::Internet;
 use harness::programs::{host, installed};
 use harness::sites::{SUBJECT, workspace};
@@ -171,6 +171,15 @@ fn a_wheel_is_installed_and_what_would_have_to_be_built_is_not() {
             fs::read_to_string(module).expect("it is there"),
             "ANSWER = 42\n"
         );
+        // As `docs/network.md` has it: another tool imports it.
+        let tables = "run = { env = { PYTHONPATH = \"/work/packages\" } }\n\
+                      files.workspace = { kind = \"named\", name = \"pip_install\" }";
+        let import = "import demo_wheel; print(demo_wheel.ANSWER)";
+        let outcome = world.run(
+            &world.profile(tables),
+            &["/usr/bin/python3", "-s", "-c", import],
+        );
+        assert_eq!(stdout(&outcome), "42\n", "{outcome:#}");
         let source = json!({ "packages": ["demo-source"] });
         failed(world, "pip_install", &source, "only wheels are installed");
         let names = fs::read_dir(&workspace).expect("it is there").flatten();
@@ -248,6 +257,10 @@ fn a_node_package_is_installed_and_its_scripts_are_not_run() {
         let workspace = kept(world, "npm_install");
         assert!(workspace.join("node_modules/demo-node/index.js").exists());
         assert!(!workspace.join("ran").exists());
+        let tables = "files.workspace = { kind = \"named\", name = \"npm_install\" }";
+        let load = "console.log(require('/work/node_modules/demo-node'))";
+        let outcome = world.run(&world.profile(tables), &["/usr/bin/node", "-e", load]);
+        assert_eq!(stdout(&outcome), "42\n", "{outcome:#}");
         for package in [
             "owner/repo",
             "https://example.org/x.tgz",

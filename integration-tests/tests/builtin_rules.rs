@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use harness::builtin::Roots;
+use harness::internet::Internet;
 use harness::programs::{host, installed};
 use harness::{World, everyone, skip};
 use serde_json::{Value, json};
@@ -163,6 +164,81 @@ fn tool(name: &'static str, root: &'static str, arguments: Value, told: &'static
     })
 }
 
+/// Calls a tool that reaches hosts of the tests' internet.
+fn reaching(name: &'static str, arguments: Value) -> Exercise {
+    Box::new(move |world| succeeded(&world.attempt(&[], name, &arguments).stdout).map(drop))
+}
+
+fn clone(host: &str) -> Exercise {
+    let url = format!("https://{host}/owner/demo.git");
+    reaching("git_clone", json!({ "url": url }))
+}
+
+/// Fetches a page, and wants it as a file, too.
+fn fetch(url: &'static str) -> Exercise {
+    Box::new(move |world| {
+        let arguments = json!({ "url": url });
+        let output = world.attempt_with_hosts("pypi.org", "http_fetch", &arguments);
+        succeeded(&output.stdout)?;
+        let outcome: Value = serde_json::from_slice(&output.stdout).expect("it was read before");
+        let file = outcome["files"][0]["name"] == "body.html";
+        file.then_some(()).ok_or_else(|| outcome.to_string())
+    })
+}
+
+/// Looks at a place in a cell that has the certificates and nothing else of `/usr` but libraries.
+fn seen_by_clients(place: &str) -> Exercise {
+    let place = place.to_owned();
+    Box::new(move |world| {
+        let text = "format = 1\nname = \"client\"\nextends = [\"minimal\", \"certificates\"]\n\
+                    files.exec = [\"/usr/bin/ls\"]\n";
+        let profile = world.write("client.toml", text);
+        let profile = profile.to_str().expect("a plain path");
+        let run = [
+            "run",
+            "--json",
+            "--profile",
+            profile,
+            "--",
+            "/usr/bin/ls",
+            &place,
+        ];
+        succeeded(&world.toolcell(&run).stdout).map(drop)
+    })
+}
+
+/// What of the rules is about hosts: their exercises need an internet.
+fn needs_internet(rule: &Rule) -> bool {
+    let reaching = [
+        "http_fetch",
+        "weather",
+        "git_clone",
+        "pip_install",
+        "npm_install",
+    ];
+    reaching.contains(&rule.profile.as_str())
+        || (rule.profile == "certificates" && rule.text == "/etc/ssl/certs")
+}
+
+/// An internet with all that the exercises ask it for.
+fn internet() -> Option<Internet> {
+    let internet = Internet::start()?;
+    for host in ["github.com", "gitlab.com", "codeberg.org"] {
+        internet.serves_repository(host);
+    }
+    internet.serves_python_packages();
+    internet.serves_node_packages();
+    internet.serves_weather();
+    internet.serves(
+        "pypi.org",
+        "/simple/",
+        "200 OK",
+        "text/html",
+        b"<p>All of it</p>",
+    );
+    Some(internet)
+}
+
 /// What a call printed, if it succeeded.
 fn succeeded(answer: &[u8]) -> Result<String, String> {
     let outcome: Value = serde_json::from_slice(answer).map_err(|_| "no outcome".to_owned())?;
@@ -286,8 +362,24 @@ fn exercise(rule: &Rule) -> Option<Exercise> {
 
             ("standard", "files.write", place @ ("/work" | "/tmp" | "/dev/shm")) => kept(place),
 
-            ("network", "files.read", place) if Path::new(place).exists() => {
-                script("network", format!("ls {place}"))
+            ("certificates", "files.read", "/etc/ssl/certs")
+            | ("http_fetch", "files.exec" | "files.write", _) => fetch("https://pypi.org/simple/"),
+            ("certificates", "files.read", place) if Path::new(place).exists() => {
+                seen_by_clients(place)
+            }
+            ("weather", "files.exec" | "network.allow", _) => {
+                let place = json!({ "latitude": 40.7128, "longitude": -74.006 });
+                reaching("get_forecast", place)
+            }
+            ("git_clone", "files.exec", place) if !Path::new(place).exists() => return None,
+            ("git_clone", "network.allow", host) => clone(host.trim_end_matches(":443")),
+            ("git_clone", "files.exec" | "files.write", _) => clone("github.com"),
+            ("pip_install", "files.exec" | "files.write" | "network.allow", _) => {
+                reaching("pip_install", json!({ "packages": ["demo-wheel"] }))
+            }
+            ("npm_install", "files.read", "/usr/share/nodejs") => return None,
+            ("npm_install", "files.exec" | "files.read" | "files.write" | "network.allow", _) => {
+                reaching("npm_install", json!({ "packages": ["demo-node"] }))
             }
 
             ("privileged", "files.exec", place @ ("/work" | "/tmp")) => script(
@@ -364,6 +456,7 @@ fn a_built_in_profile_breaks_without_any_one_of_its_rules() {
     if !installed(&needed) {
         return;
     }
+    let internet = internet();
     let mut idle = Vec::new();
     for rule in rules() {
         let shown = format!("`{}` in {} of `{}`", rule.text, rule.key, rule.profile);
@@ -371,12 +464,20 @@ fn a_built_in_profile_breaks_without_any_one_of_its_rules() {
             skip(&shown, "this host has nothing that needs it");
             continue;
         };
+        let needed = needs_internet(&rule);
+        if needed && internet.is_none() {
+            skip(&shown, "there is no internet of the tests' own");
+            continue;
+        }
+        let world = |who| match internet.as_ref().filter(|_| needed) {
+            Some(internet) => internet.world(who),
+            None => World::new(who),
+        };
         for who in everyone() {
-            let world = World::new(who);
-            if let Err(error) = exercise(&world) {
+            if let Err(error) = exercise(&world(who)) {
                 panic!("{who:?}: with {shown}: {error}");
             }
-            let world = World::new(who);
+            let world = world(who);
             world.write(
                 &format!("config/toolcell/profiles/{}.toml", rule.profile),
                 &rule.without,
