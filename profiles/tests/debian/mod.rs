@@ -12,6 +12,7 @@ use profiles::{
 };
 
 /// What `lstat(2)` would find.
+#[allow(clippy::too_many_lines)] // A table.
 pub fn look(arch: Arch, path: &Path) -> PathFact {
     let multiarch = match arch {
         Arch::X86_64 => "x86_64-linux-gnu",
