@@ -29,7 +29,7 @@ PROXY_PORT = 3128
 # Served at one address only, so that the other addresses of a name refuse.
 ONE_ADDRESS = ("93.184.215.15", 9000)
 HEAD_BYTES_MAX = 65536
-TEXT_BYTES_MAX = 65536  # of a request's body
+TEXT_BYTES_MAX = 1 << 20  # of a request's body
 BLOCK = bytes(range(256)) * 1024  # 256 KiB
 # A peer that stalls gives up in the end, should the test have forgotten it.
 STALL_SECONDS = 120
@@ -306,7 +306,8 @@ class Http:
                 self.client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             seen = {"method": method, "target": target, "host": fields.get("host"), **self.about}
             # Before the body, which may never end.
-            tell(event="request", agent=fields.get("user-agent"), **seen)
+            sent = {"agent": fields.get("user-agent"), "authorization": fields.get("authorization")}
+            tell(event="request", **sent, **seen)
             seen["body"] = self.body(fields)
             seen["fields"] = fields
             path = target.split("://")[-1].partition("/")[2] if "://" in target else target[1:]
@@ -355,6 +356,15 @@ class Http:
                 self.client.settimeout(STALL_SECONDS)
                 tell(event="left", bytes=len(self.client.recv(1)))
                 return False
+            case "events":
+                # The second event comes when the client has seen the first, and says so.
+                self.head(200, "Content-Type: text/event-stream", "Connection: close")
+                self.client.sendall(b"data: first\n\n")
+                self.more()
+                self.client.sendall(b"data: second\n\n")
+                return False
+            case "v1":
+                self.chat(seen)
             case "redirect":
                 self.head(302, f"Location: http://{'/'.join(path[1:])}", "Content-Length: 0")
             case _:
@@ -402,6 +412,21 @@ class Http:
         self.head(status, *map(": ".join, fields.items()), f"Content-Length: {len(body)}")
         self.client.sendall(body)
         return "stays"
+
+    def chat(self, seen):
+        """Answers as an endpoint of chats does: with the last message, and whom it was meant for."""
+        asked = json.loads(self.text or b"{}")
+        tell(event="chat", target=seen["target"], asked=asked)
+        if seen["fields"].get("authorization") is None:
+            status, told = 401, {"error": {"message": "no key"}}
+        else:
+            messages = asked.get("messages") or [{"content": ""}]
+            content = f"{asked.get('model')} says {messages[-1]['content']}"
+            message = {"role": "assistant", "content": content}
+            status, told = 200, {"choices": [{"index": 0, "message": message}]}
+        text = json.dumps(told).encode()
+        self.head(status, "Content-Type: application/json", f"Content-Length: {len(text)}")
+        self.client.sendall(text)
 
     @staticmethod
     def blocks(size, send):
@@ -456,6 +481,12 @@ def tls(directory):
         connection.named = name
         if os.path.isdir(f"{SITES}/{name}"):
             connection.context = of_site
+        # A test may have a certificate of its own for a name, with its key.
+        own = f"{directory}/{name}.pem"
+        if name and os.path.exists(own):
+            other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            other.load_cert_chain(own)
+            connection.context = other
 
     context.sni_callback = named
 

@@ -54,6 +54,10 @@ fn names() -> Value {
         "*.wild.example.net": at("151.101.0.223"),
         "six.example.org": at_6("2606:4700::1111"),
         "both.example.org": { "A": [[WWW]], "AAAA": [["2606:4700::1111"]] },
+        "api.openai.com": at(WWW),
+        "expired.example.org": at(WWW),
+        "misnamed.example.org": at(WWW),
+        "stranger.example.org": at(WWW),
         "two.example.org": { "A": [[WWW, OTHER]] },
         "api.internal.example": at("10.0.0.5"),
         "metadata.example.org": at("169.254.169.254"),
@@ -97,6 +101,15 @@ struct Asking {
     events: Receiver<Value>,
     /// What came while something else was waited for.
     kept: Vec<Value>,
+}
+
+/// By whom a server's certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authority {
+    /// By the one that programs trust.
+    Trusted,
+    /// By another.
+    Stranger,
 }
 
 /// What happened in it, in order.
@@ -185,6 +198,41 @@ impl Internet {
     #[must_use]
     pub fn authority(&self) -> PathBuf {
         self.directory.path().join("certs/ca-certificates.crt")
+    }
+
+    /// The certificate of the other authority, once it has certified something.
+    #[must_use]
+    pub fn stranger(&self) -> PathBuf {
+        self.directory.path().join("other.pem")
+    }
+
+    /// Has the servers show a certificate of its own for a name: by an authority, for a subject, and for
+    /// so many days, which may be over.
+    pub fn certify(&self, name: &str, by: Authority, subject: &str, days: i32) {
+        let directory = self.directory.path();
+        let openssl = |arguments: &str| openssl(directory, arguments);
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        let authority = match by {
+            Authority::Trusted => "-CA certs/ca-certificates.crt -CAkey ca.key",
+            Authority::Stranger => {
+                openssl(&format!(
+                    "req -x509 {key} -days 2 -subj /CN=Stranger -keyout other.key -out other.pem"
+                ));
+                "-CA other.pem -CAkey other.key"
+            }
+        };
+        let alternative = format!("subjectAltName = DNS:{subject}\n");
+        fs::write(directory.join("own.cnf"), alternative).expect("it is ours");
+        openssl(&format!(
+            "req -new {key} -subj /CN=Server -keyout own.key -out own.csr"
+        ));
+        openssl(&format!(
+            "x509 -req -in own.csr {authority} -CAcreateserial -days {days} -extfile own.cnf \
+             -out own.pem"
+        ));
+        let read = |name: &str| fs::read_to_string(directory.join(name)).expect("it was made");
+        let both = read("own.pem") + &read("own.key");
+        fs::write(directory.join(format!("{name}.pem")), both).expect("it is ours");
     }
 
     /// What happened since this was last asked. Whatever was sent before is in it.
@@ -293,6 +341,18 @@ impl Seen {
         self.of("request")
             .map(|request| format!("{} {}", text(request, "host"), text(request, "target")))
             .collect()
+    }
+
+    /// The requests that the servers read, each with its `Authorization`.
+    #[must_use]
+    pub fn authorized(&self) -> Vec<String> {
+        let text = |event: &Value, key: &str| event[key].as_str().unwrap_or("-").to_owned();
+        let requests = self.of("request").map(|event| {
+            let [method, host] = ["method", "host"].map(|key| text(event, key));
+            let [target, own] = ["target", "authorization"].map(|key| text(event, key));
+            format!("{method} {host}{target} {own}")
+        });
+        requests.collect()
     }
 
     /// The names that the host's name server was asked for.
@@ -450,6 +510,17 @@ fn read(from: ChildStdout) -> Receiver<Value> {
     events
 }
 
+/// Runs openssl in a directory; returns what it says.
+fn openssl(directory: &Path, arguments: &str) -> String {
+    let output = Command::new("openssl")
+        .args(arguments.split(' '))
+        .current_dir(directory)
+        .output()
+        .expect("openssl starts");
+    assert!(output.status.success(), "openssl {arguments}: {output:#?}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
 /// Makes an authority that programs find as the system's, and a certificate for all names.
 fn certify(directory: &Path) {
     let names = names();
@@ -469,15 +540,7 @@ fn certify(directory: &Path) {
     let certs = directory.join("certs");
     fs::create_dir(&certs).expect("it is ours");
     fs::write(directory.join("openssl.cnf"), settings).expect("it is ours");
-    let openssl = |arguments: &str| {
-        let output = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(directory)
-            .output()
-            .expect("openssl starts");
-        assert!(output.status.success(), "openssl {arguments}: {output:#?}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    };
+    let openssl = |arguments: &str| openssl(directory, arguments);
     let request = "req -config openssl.cnf -x509 -days 2 -nodes -newkey ec \
                    -pkeyopt ec_paramgen_curve:prime256v1";
     openssl(&format!(

@@ -18,6 +18,7 @@ pub mod internet;
 pub mod left;
 pub mod programs;
 pub mod running;
+pub mod search;
 pub mod sites;
 pub mod stdio;
 pub mod track;
