@@ -25,6 +25,7 @@ use crate::resolve::{
 mod call;
 mod covers;
 mod exceptions;
+mod inject;
 mod landlock;
 mod network;
 mod plan;
@@ -39,6 +40,7 @@ pub use call::{
     WorkspaceFact,
 };
 pub use exceptions::{Exception, ExceptionKind};
+pub use inject::{AuthorityFact, TRUSTED};
 pub use landlock::{ABI_MAX, Rights};
 pub use plan::{Existence, Grant, PathAccess, Plan, Want, WantKind};
 pub use sockets::Socket;
@@ -165,7 +167,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
     let template = Template {
         hostname: HOSTNAME.to_owned(),
         inside: INSIDE,
-        root_bytes: ROOT_BYTES,
+        root_bytes: ROOT_BYTES + inject::root_bytes(resolved),
         mounts,
         landlock: rights.ruleset(rules, network::talks_tcp(resolved)),
         filter,
@@ -263,6 +265,7 @@ fn offered(resolved: &Resolved, host: &Host, problems: &mut Problems) {
                 .with_hint(format!("give them with `{ALLOW_OPTION} {name}=HOST`")),
         );
     }
+    inject::offered(resolved, host, problems);
     if host.landlock_abi < LANDLOCK_ABI_MIN {
         problems.push(
             Diagnostic::general(Kind::HostTooWeak, "the kernel has no Landlock").with_hint(

@@ -99,6 +99,8 @@ pub enum Kind {
     RootNotGiven,
     /// Hosts that the operator must give were not given.
     HostsNotGiven,
+    /// A secret that the operator must give was not given.
+    SecretNotGiven,
     /// The program that the profile runs does not exist on this host, or cannot be executed.
     NoProgram,
     /// Something else that the profile lists does not exist on this host.

@@ -75,6 +75,8 @@ pub struct Host {
     pub notify: bool,
     /// What the host can enforce.
     pub tier: Tier,
+    /// Names of the secrets in the credential store.
+    pub secrets: BTreeSet<String>,
     /// What lies at each path that [`crate::resolve::Resolved::paths`] names; see [`Host::gather`].
     pub paths: BTreeMap<PathBuf, PathFact>,
 }

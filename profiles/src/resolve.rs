@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::diagnostics::Origin;
-use crate::egress::{self, Opened};
+use crate::egress::{self, Injection, Opened};
 use crate::filter::SyscallRules;
 pub use crate::placeholders::Piece;
 pub use crate::schema::{Approve, PathKind};
@@ -16,6 +16,7 @@ mod chain;
 mod check;
 mod files;
 mod given;
+mod inject;
 mod input;
 mod limits;
 mod network;
@@ -235,6 +236,9 @@ pub struct NetworkRules {
     /// Addresses that are not public and that a name may lead to.
     #[serde(serialize_with = "as_text")]
     pub allow_addresses: Vec<Opened>,
+    /// Headers that are added to requests, with secrets that the tool never sees.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inject: Vec<Injection>,
     /// Whether TLS clients may leave out the server's name.
     pub allow_no_sni: bool,
     /// Whether programs in the cell may talk TCP to each other.

@@ -316,6 +316,10 @@ pub struct Network {
     /// `10.0.0.0/8`, or a word such as `private`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_addresses: Vec<At<Short<AddressEntry>>>,
+    /// Headers that Toolcell adds to requests, with secrets that the tool never sees: TLS to their
+    /// hosts is opened for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inject: Vec<At<InjectEntry>>,
     /// Whether TLS clients may leave out the server's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_no_sni: Option<At<bool>>,
@@ -348,6 +352,28 @@ impl FromText for HostEntry {
             why: String::new(),
         }
     }
+}
+
+/// A header that is added to the requests for one host, method and path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InjectEntry {
+    /// The host, which `allow` must list, such as `api.example.org:443`.
+    pub host: String,
+    /// The method, such as `POST`.
+    pub method: String,
+    /// The path, such as `/v1/models`; `/v1/*` is all beneath.
+    pub path: String,
+    /// Name of the header, such as `Authorization`. What the tool sends under this name to the host
+    /// is taken out of every request.
+    pub header: String,
+    /// What the header says, with `{secret}` once, such as `Bearer {secret}`.
+    pub value: String,
+    /// Name of the secret in the credential store.
+    pub secret: String,
+    /// Why the tool needs it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// Addresses that a name may lead to although they are not public.

@@ -38,6 +38,19 @@ macro_rules! not_compiled {
     )*};
 }
 
+const ALLOWED: &str = "[network]\nallow = [\"example.org\"]\n";
+const INJECTED: &str = r#"
+[network]
+allow = ["example.org"]
+[[network.inject]]
+host = "example.org:443"
+method = "POST"
+path = "/v1/*"
+header = "Authorization"
+value = "Bearer {secret}"
+secret = "openai"
+"#;
+
 const GOOD: &str = r#"
 extends = ["minimal"]
 input.type = "object"
@@ -58,7 +71,9 @@ read = ["{where}"]
 
 #[test]
 fn the_control_is_accepted() {
-    debian::compiled(&format!("{HEAD}{GOOD}")).unwrap_or_else(|error| panic!("{error}"));
+    for good in [GOOD, INJECTED] {
+        debian::compiled(&format!("{HEAD}{good}")).unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 refused! {
@@ -194,6 +209,20 @@ refused! {
     denials_of_all_of_an_entry_together: "network.allow = [\"example.org\"]\nnetwork.deny = [\"example.org:80\", \"example.org:443\"]";
     denial_of_one_protocol: "network.allow = [\"example.org\"]\nnetwork.deny = [\"example.org:80/tcp\"]";
     denial_that_is_a_url: "network.deny = [\"https://example.org\"]";
+    injection_without_a_key: format!("{ALLOWED}inject = [{{ host = \"example.org\" }}]");
+    injection_that_is_nowhere_allowed: INJECTED.replace("host = \"example.org:443\"", "host = \"other.org\"");
+    injection_by_another_port: INJECTED.replace("host = \"example.org:443\"", "host = \"example.org:8443\"");
+    injection_into_what_is_denied: INJECTED.replace("allow", "deny = [\"example.org:443\"]\nallow");
+    injection_into_any_protocol: INJECTED.replace("[\"example.org\"]", "[\"example.org:443/tcp\"]");
+    injection_into_every_host: INJECTED.replace("host = \"example.org:443\"", "host = \"*.example.org\"");
+    injection_by_a_method_that_sends_it_back: INJECTED.replace("POST", "TRACE");
+    injection_with_a_path_in_two_ways: INJECTED.replace("/v1/*", "/v1/../x");
+    injection_of_a_header_that_frames: INJECTED.replace("Authorization", "Content-Length");
+    injection_of_no_header: INJECTED.replace("Authorization", "Author ization");
+    injection_without_its_secret: INJECTED.replace("{secret}", "secret");
+    injection_of_its_secret_twice: INJECTED.replace("{secret}", "{secret}{secret}");
+    injection_of_lines: INJECTED.replace("Bearer ", "Bearer\\r\\nX: ");
+    injection_of_an_odd_secret: INJECTED.replace("\"openai\"", "\"../openai\"");
     opening_of_everything: "network.allow_addresses = [\"0.0.0.0/0\"]";
     opening_of_what_is_public: "network.allow_addresses = [\"8.8.8.0/24\"]";
     opening_of_multicast: "network.allow_addresses = [\"multicast\"]";
@@ -213,6 +242,8 @@ refused! {
 }
 
 not_compiled! {
+    injection_of_a_secret_that_is_not_there: INJECTED.replace("\"openai\"", "\"anthropic\"");
+    injection_where_a_directory_is_in_the_way: format!("{INJECTED}[files]\nread = [\"/etc/toolcell\"]");
     path_that_dangles: "files.read = [\"/opt/nothing\"]";
     path_that_is_a_socket: "files.read = [\"/run/some.sock\"]";
     deny_of_what_is_not_there: "files.read = [\"/usr\"]\nfiles.deny = [\"/usr/bin/su\"]";

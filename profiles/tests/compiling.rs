@@ -8,6 +8,8 @@ mod calls;
 mod debian;
 #[path = "compiling/given.rs"]
 mod given;
+#[path = "compiling/inject.rs"]
+mod inject;
 #[path = "compiling/network.rs"]
 mod network;
 #[path = "compiling/shown.rs"]
@@ -91,6 +93,7 @@ fn facts() -> CallFacts {
         grants: Vec::new(),
         protect: Vec::new(),
         sockets: Vec::new(),
+        authority: None,
     }
 }
 

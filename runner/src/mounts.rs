@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr};
+use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -21,7 +22,7 @@ use crate::confine::At;
 use crate::idmaps::{self, Source};
 use crate::namespaces::identity_of;
 use crate::report::{SetupFailure, Step};
-use crate::spec::{Call, Identity, MOUNTS_MAX, Mount};
+use crate::spec::{APPENDED_BYTES_MAX, Call, Identity, MOUNTS_MAX, Mount};
 use crate::sys::{self, FileSystem, MountAttributes};
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -242,6 +243,17 @@ impl Builder<'_> {
             } => {
                 let (parent, name) = self.parent_in_root(target)?;
                 create_file(parent.as_fd(), &name, contents, *mode)
+            }
+            Mount::Appended {
+                source,
+                target,
+                contents,
+                mode,
+            } => {
+                let mut whole = contents_of(source)?;
+                whole.extend_from_slice(contents);
+                let (parent, name) = self.parent_in_root(target)?;
+                create_file(parent.as_fd(), &name, &whole, *mode)
             }
             Mount::Directory { target, mode } => self.directory(target, *mode),
             Mount::Symlink { target, link } => {
@@ -467,6 +479,29 @@ fn create_file(
         rest = &rest[written..];
     }
     Ok(())
+}
+
+/// Reads a small regular file of the host, whose path must name no link.
+fn contents_of(source: &Path) -> Result<Vec<u8>, Errno> {
+    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new()
+        // Opening a FIFO must not wait for a writer.
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
+        .resolve(resolve);
+    let file = openat2(AT_FDCWD, source, how)?;
+    if fstat(&file)?.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Errno::EINVAL);
+    }
+    let mut contents = Vec::new();
+    let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    std::fs::File::from(file)
+        .take(APPENDED_BYTES_MAX + 1)
+        .read_to_end(&mut contents)
+        .map_err(errno)?;
+    if contents.len() as u64 > APPENDED_BYTES_MAX {
+        return Err(Errno::EFBIG);
+    }
+    Ok(contents)
 }
 
 fn open_directory(at: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {

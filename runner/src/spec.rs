@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 /// One message must fit the socket's send buffer (212,992 bytes by default, of which the kernel
 /// uses a part for itself).
 pub const SPEC_BYTES_MAX: usize = 160 * 1024;
+/// Largest file that [`Mount::Appended`] copies: bundles of certificates have about 220 KiB.
+pub const APPENDED_BYTES_MAX: u64 = 1 << 20;
 /// Most mounts in one cell, profile and call together.
 pub const MOUNTS_MAX: usize = 256;
 /// Most Landlock rules in one cell.
@@ -181,6 +183,17 @@ pub enum Mount {
         /// Where it appears.
         target: PathBuf,
         /// What it holds.
+        contents: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// A copy of a regular file of the host with something appended, in the cell's root.
+    Appended {
+        /// Absolute path on the host; names no symbolic link. The cell's user must be able to read it.
+        source: PathBuf,
+        /// Where the copy appears.
+        target: PathBuf,
+        /// What is appended.
         contents: Vec<u8>,
         /// Permission bits.
         mode: u32,

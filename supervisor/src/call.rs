@@ -16,10 +16,12 @@ use tokio::task::JoinHandle;
 use crate::artifacts;
 use crate::cgroup::{CellCgroup, CellLimits, Cgroups};
 use crate::denials::{Allowed, Recorded};
+use crate::egress::opening::Opening;
 use crate::egress::session::Gateways;
 use crate::ids::{Assigned, HostIds};
 use crate::launch::{Grounds, Launcher};
 use crate::outcome::{Enforced, Outcome, Tier};
+use crate::secrets::Store;
 use crate::service::{Asker, Run, Running, Start, Stream};
 use crate::shown::{self, Viewer};
 use crate::streams::{self, Kept, Listeners, OutputLimit};
@@ -58,6 +60,7 @@ struct Prepared {
     assigned: Assigned,
     call: Call,
     cgroup: Option<CellCgroup>,
+    opening: Option<Opening>,
 }
 
 impl Prepared {
@@ -114,7 +117,9 @@ impl Cells {
             assigned,
             call,
             cgroup,
+            opening,
         } = prepared;
+        drop(opening);
 
         let (files, left_out) = collect(start, &compiled, &watched, begun);
         let events = cgroup
@@ -173,6 +178,7 @@ impl Cells {
             as_root: self.ids.is_range(),
         };
         let shown = shown::look(compiled.shown(), viewer).map_err(Refused::because)?;
+        let opening = Opening::of(compiled, &Store::here()).map_err(Refused::because)?;
         let facts = CallFacts {
             host,
             shown,
@@ -180,6 +186,7 @@ impl Cells {
             grants: places.grants.clone(),
             protect: places.protect.clone(),
             sockets: places.sockets.clone(),
+            authority: opening.as_ref().map(|opening| opening.authority.clone()),
         };
         let call = compiled
             .call(&start.plan, &facts)
@@ -201,6 +208,7 @@ impl Cells {
             assigned,
             call,
             cgroup,
+            opening,
         })
     }
 
@@ -257,6 +265,7 @@ impl Cells {
             allowed: Allowed::new(compiled, &prepared.call),
             recorded: Arc::clone(&recorded),
             gateways: &self.gateways,
+            opening: prepared.opening.as_ref(),
             cancel: start.asker.cancel.clone(),
         })
         .await;

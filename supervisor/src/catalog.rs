@@ -17,6 +17,7 @@ use profiles::resolve::{ALLOW_OPTION, Overrides, Resolved};
 use tokio::sync::watch;
 
 use crate::facts;
+use crate::secrets::Store;
 use crate::tool::Tool;
 
 /// Most profile files in one directory.
@@ -188,12 +189,17 @@ pub fn library_without(
     }
 }
 
-/// Compiles a resolved profile for this host as its paths are now.
+/// Compiles a resolved profile for this host as its paths and secrets are now.
 pub fn compile(
     resolved: &Resolved,
     host: &Host,
 ) -> Result<profiles::compile::Compiled, Diagnostics> {
     let host = Host {
+        secrets: if resolved.network.inject.is_empty() {
+            BTreeSet::new()
+        } else {
+            Store::here().names()
+        },
         paths: facts::gather(&resolved.paths()),
         ..host.clone()
     };
@@ -359,6 +365,7 @@ pub fn cannot_here(found: &Diagnostics) -> bool {
             diagnostic.kind,
             Kind::RootNotGiven
                 | Kind::HostsNotGiven
+                | Kind::SecretNotGiven
                 | Kind::NoProgram
                 | Kind::NoPath
                 | Kind::HostTooWeak

@@ -49,6 +49,19 @@ pub fn profiles() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Where systemd puts the secrets of this service (`$CREDENTIALS_DIRECTORY`, systemd.exec(5)).
+#[must_use]
+pub fn credentials() -> Option<PathBuf> {
+    absolute("CREDENTIALS_DIRECTORY")
+}
+
+/// The user's own secrets: `$XDG_CONFIG_HOME/toolcell/secrets`, else `~/.config/toolcell/secrets`.
+#[must_use]
+pub fn secrets() -> Option<PathBuf> {
+    let user = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
+    user.map(|directory| directory.join("toolcell/secrets"))
+}
+
 /// The state directory: `$STATE_DIRECTORY` (systemd's), `/var/lib/toolcell` for root, else
 /// `$XDG_STATE_HOME/toolcell`, else `~/.local/state/toolcell`. It is made if it is missing.
 pub fn state() -> Result<PathBuf, DirsError> {

@@ -31,6 +31,7 @@ pub mod reader;
 pub mod render;
 pub mod results;
 pub mod scan;
+pub mod secrets;
 pub mod server;
 pub mod service;
 pub mod shown;

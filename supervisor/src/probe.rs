@@ -1,6 +1,6 @@
 //! What this host can do, as facts that profiles are compiled for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use profiles::host::{Arch, Host, Tier};
 
@@ -22,7 +22,7 @@ pub enum ProbeError {
     Landlock,
 }
 
-/// Asks the kernel. The facts about paths are filled in by whoever compiles.
+/// Asks the kernel. The facts about paths and secrets are filled in by whoever compiles.
 ///
 /// # Errors
 /// If cells cannot be had here.
@@ -38,6 +38,7 @@ pub fn host(tier: Tier) -> Result<Host, ProbeError> {
         landlock_abi,
         notify,
         tier,
+        secrets: BTreeSet::new(),
         paths: BTreeMap::new(),
     })
 }

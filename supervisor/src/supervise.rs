@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cgroup::CellCgroup;
 use crate::denials::{self, Allowed, Looker, Recorded};
+use crate::egress::opening::Opening;
 use crate::egress::session::{Gateways, Session};
 use crate::egress::wire::{Account, Service};
 use crate::held::{self, SystemV};
@@ -105,6 +106,8 @@ pub struct Watch<'a> {
     pub recorded: Arc<Mutex<Recorded>>,
     /// What serves the cell's network, if its template has one.
     pub gateways: &'a Gateways,
+    /// What is needed to open TLS, if the profile injects headers.
+    pub opening: Option<&'a Opening>,
     /// The caller's wish.
     pub cancel: CancellationToken,
 }
@@ -262,16 +265,21 @@ impl Course<'_> {
         let Some(plan) = &self.watch.compiled.egress else {
             return self.cut_off("its profile has none".to_owned());
         };
+        let Watch {
+            gateways,
+            launcher,
+            opening,
+            ..
+        } = &self.watch;
         let service = Service {
             plan: Arc::clone(plan),
             watchers,
             bytes: self.limits.egress,
             connections: self.limits.connections,
+            opened: opening.map(|opening| opening.opened.clone()),
         };
-        let Watch {
-            gateways, launcher, ..
-        } = &self.watch;
-        match gateways.serve(launcher, service, sockets).await {
+        let bundle = opening.map(|opening| &opening.bundle);
+        match gateways.serve(launcher, service, bundle, sockets).await {
             Ok(session) => self.session = Some(session),
             Err(error) => self.cut_off(error.to_string()),
         }

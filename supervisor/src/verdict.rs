@@ -247,10 +247,17 @@ fn setup(start: &Start, failure: SetupFailure, added: &[Mount]) -> (Status, Stri
 
 /// What is wrong with a path of the host that could not be shown, and what mends it.
 fn unshown(mount: &Mount, failure: SetupFailure) -> Option<(String, &'static str)> {
-    let Mount::Bind { source, .. } = mount else {
+    let (Mount::Bind { source, .. } | Mount::Appended { source, .. }) = mount else {
         return None;
     };
     let path = source.display();
+    if matches!(mount, Mount::Appended { .. }) {
+        let why = Errno::from_raw(failure.errno).desc();
+        return Some((
+            format!("copy the host's certificate authorities `{path}`: {why}"),
+            "let everybody read it, or start toolcell with `SSL_CERT_FILE` naming another",
+        ));
+    }
     match (failure.step, Errno::from_raw(failure.errno)) {
         (Step::ShowOwner, Errno::EINVAL) => Some((
             format!(

@@ -12,6 +12,7 @@ use crate::paths;
 use crate::resolve::{Place, WORK, Workspace};
 
 use super::covers::covers;
+use super::inject::AuthorityFact;
 use super::landlock::Use;
 use super::{Compiled, Grant, PathAccess, Plan, skeleton};
 
@@ -30,6 +31,8 @@ pub struct CallFacts {
     pub protect: Vec<ProtectFact>,
     /// One fact for each of [`Compiled::sockets`] that is there.
     pub sockets: Vec<SocketFact>,
+    /// The authority of this one cell, if the profile injects anything.
+    pub authority: Option<AuthorityFact>,
 }
 
 /// A Unix socket of the host as it was found.
@@ -143,6 +146,9 @@ pub enum CallError {
         /// What the profile denies.
         denied: String,
     },
+    /// The profile injects secrets and the cell has no authority, or the other way round.
+    #[error("the cell's certificate authority does not fit the profile")]
+    Authority,
     /// Nobody looked at a protected path.
     #[error("nothing is known of the protected path `{0}`")]
     Protect(String),
@@ -179,6 +185,7 @@ impl Compiled {
         self.add_workspace(facts, &mut mounts, &mut rules)?;
         self.add_grants(plan, facts, &mut mounts, &mut rules)?;
         self.add_sockets(facts, &mut mounts, &mut rules)?;
+        self.add_authority(facts, &mut mounts)?;
         for (what, found, most) in [
             (
                 "mounts",

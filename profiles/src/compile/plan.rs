@@ -284,6 +284,9 @@ impl Filler<'_> {
                 variables.insert(name.clone(), value.clone());
             }
         }
+        for name in super::inject::variables(&self.compiled.resolved) {
+            variables.insert(name.to_owned(), super::TRUSTED.to_owned());
+        }
         variables
             .into_iter()
             .map(|(name, value)| {

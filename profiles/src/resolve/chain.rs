@@ -17,6 +17,7 @@ pub(crate) enum RuleKey {
     NetworkAllow,
     NetworkDeny,
     NetworkAddresses,
+    NetworkInject,
     SocketConnect,
     SyscallAllow,
     SyscallDeny,
@@ -34,6 +35,7 @@ impl RuleKey {
             Self::NetworkAllow => "network.allow",
             Self::NetworkDeny => "network.deny",
             Self::NetworkAddresses => "network.allow_addresses",
+            Self::NetworkInject => "network.inject",
             Self::SocketConnect => "sockets.connect",
             Self::SyscallAllow => "syscalls.allow",
             Self::SyscallDeny => "syscalls.deny",
@@ -203,6 +205,16 @@ fn rules_of(written: &Written) -> Vec<WrittenRule> {
         for entry in &network.allow_addresses {
             let key = RuleKey::NetworkAddresses;
             push(key, entry.span(), &entry.range, &entry.why, false);
+        }
+        for entry in &network.inject {
+            let text = super::inject::text(entry);
+            push(
+                RuleKey::NetworkInject,
+                entry.span(),
+                &text,
+                &entry.why,
+                false,
+            );
         }
     }
     if let Some(sockets) = &profile.sockets {

@@ -21,7 +21,7 @@ const HOST_EXPECTED: &str = "expected a host such as `example.org`, `*.example.o
 const LOCALHOST: &str = "localhost";
 
 /// An entry, and the rule that it was read from.
-type Read<'a> = (Entry, &'a WrittenRule);
+pub(super) type Read<'a> = (Entry, &'a WrittenRule);
 
 /// Reads the network rules of a chain.
 pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> NetworkRules {
@@ -51,6 +51,7 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> NetworkRule
         let written = chain.last(|profile| get(profile.network.as_ref()?));
         written.is_some_and(|(flag, _)| *flag)
     };
+    let inject = super::inject::resolve(chain, &allow, &deny, problems);
     let rules = |read: Vec<Read<'_>>| {
         let rule = |(entry, rule): Read<'_>| Rule {
             entry,
@@ -62,6 +63,7 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> NetworkRule
         allow: rules(allow),
         deny: rules(deny),
         allow_addresses: opened,
+        inject,
         allow_no_sni: flag(|network| network.allow_no_sni.as_ref()),
         loopback: flag(|network| network.loopback.as_ref()),
         unix: flag(|network| network.unix.as_ref()),
@@ -304,6 +306,7 @@ pub(super) fn weakenings(network: &NetworkRules, chain: &Chain<'_>) -> Vec<Strin
             because(&rule.why)
         ));
     }
+    found.extend(super::inject::weakenings(&network.inject, chain));
     if network.allow_no_sni {
         found.push(
             "TLS clients may leave out the server's name, and then only the name that they \

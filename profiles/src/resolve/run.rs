@@ -232,7 +232,10 @@ pub(super) fn environment(
             problems.push(
                 Diagnostic::at(
                     &origin,
-                    format!("`secrets.{name}`: there is no credential store yet"),
+                    format!("`secrets.{name}`: a tool's environment holds no secrets"),
+                )
+                .with_hint(
+                    "let `network.inject` add it to requests, so that the tool never sees it",
                 )
                 .with_kind(Kind::NotOffered),
             );

@@ -125,6 +125,7 @@ pub fn host(resolved: &Resolved, arch: Arch, landlock_abi: u32) -> Host {
         landlock_abi,
         notify: true,
         tier: Tier::Full,
+        secrets: ["openai".to_owned()].into(),
         paths: Host::gather(&resolved.paths(), |path| look(arch, path)),
     }
 }

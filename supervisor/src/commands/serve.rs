@@ -236,7 +236,7 @@ impl Stop {
     }
 }
 
-/// Reads the profiles again when their files change, or at SIGHUP.
+/// Reads the profiles again when their files or the user's secrets change, or at SIGHUP.
 pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
     let (tell_of, mut touches) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -275,6 +275,10 @@ async fn at_rest(touches: &mut mpsc::Receiver<()>) {
 fn watch_directories(watcher: &mut impl Watcher, service: &Service) {
     for directory in service.catalog.directories() {
         watch_directory(watcher, &directory.path);
+    }
+    // With its secret a tool comes, and goes.
+    if let Some(secrets) = dirs::secrets() {
+        watch_directory(watcher, &secrets);
     }
 }
 

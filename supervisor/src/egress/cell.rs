@@ -26,6 +26,7 @@ use super::connection::{self, Connection};
 use super::denied;
 use super::dial::{Destination, Dialer};
 use super::dns::{Answers, Event};
+use super::opened::Opener;
 use super::relay::Budget;
 use super::watcher::{self, Attempt, Sign};
 use super::wire::{Account, HOSTS_COUNTED_MAX, Service};
@@ -53,6 +54,8 @@ pub struct Cell {
     pub plan: Arc<Plan>,
     /// How connections are made.
     pub dialer: Dialer,
+    /// What opens TLS, if the profile injects headers.
+    pub opener: Option<Opener>,
     /// Bytes that the cell may still move.
     pub budget: Budget,
     /// The most of them, for messages.
@@ -139,6 +142,15 @@ pub async fn serve(
     descriptors: Vec<OwnedFd>,
     over: impl Future<Output = ()>,
 ) -> io::Result<Account> {
+    let mut descriptors = descriptors.into_iter();
+    let opener = match service.opened {
+        None => None,
+        Some(opened) => {
+            let none = || io::Error::other("the host's authorities did not come along");
+            let bundle = descriptors.next().ok_or_else(none)?;
+            Some(Opener::new(opened, bundle)?)
+        }
+    };
     let sockets = service.plan.sockets();
     let watchers = usize::from(service.watchers);
     if descriptors.len() != RESOLVER_DESCRIPTORS + watchers + sockets.len() {
@@ -146,13 +158,13 @@ pub async fn serve(
             "the cell's sockets are not those of its plan",
         ));
     }
-    let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().expect("they were just counted");
     let (udp, tcp) = (next(), next());
     let watchers: Vec<_> = (0..watchers).map(|_| next()).collect();
     let cell = Arc::new(Cell {
         plan: Arc::clone(&service.plan),
         dialer,
+        opener,
         budget: Budget::new(service.bytes),
         bytes: service.bytes,
         connections: Arc::new(Semaphore::new(service.connections as usize)),

@@ -14,7 +14,7 @@ use super::cell::{Cell, Use};
 use super::denied;
 use super::dial::{Destination, DialError};
 use super::relay::{self, Chunk, Flow, LastMoved};
-use super::verify::{PENDING_BYTES_MAX, Peer, Verdict, Verifier};
+use super::verify::{PENDING_BYTES_MAX, Peer, Verdict, Verifier, tls};
 use crate::outcome::Denial;
 
 /// Longest wait until a client has said enough to know whom it means to talk to.
@@ -36,7 +36,7 @@ pub struct Connection {
 }
 
 /// How a connection came to its end.
-enum End {
+pub(super) enum End {
     /// Both sides said that nothing more comes, or the client never said anything.
     Finished,
     /// A side reset it, or forgot it.
@@ -61,7 +61,9 @@ impl Connection {
         let admission = self
             .admission()
             .map_err(|refusal| denied::connection(&self.destination, self.port, &refusal))?;
-        let mut heard = Heard::new(self, admission.protocol);
+        let opener = self.opener();
+        let allow_no_sni = self.cell.plan.allows_no_sni() && opener.is_none();
+        let mut heard = Heard::new(self, admission.protocol, allow_no_sni);
         if admission.protocol == Protocol::Web {
             let words = timeout(FIRST_WORDS_MAX, heard.first_words(client)).await;
             match words.map_err(|_| denied::silent(&self.destination, self.port))? {
@@ -70,6 +72,16 @@ impl Connection {
                 Err(Stop::Denied(denial)) => return Err(denial),
                 Err(Stop::Broken) => return Ok(End::Broken),
             }
+        }
+        if let Some(opener) = opener {
+            if heard.pending.first() != Some(&tls::HANDSHAKE) {
+                return Err(denied::not_tls(&self.destination, self.port));
+            }
+            return match self.open(opener, client, heard.pending).await {
+                Ok(end) => Ok(end),
+                Err(Stop::Denied(denial)) => Err(denial),
+                Err(Stop::Broken) => Ok(End::Broken),
+            };
         }
         let server = self.dial().await?;
         let account = self
@@ -97,7 +109,7 @@ impl Connection {
         }
     }
 
-    async fn dial(&self) -> Result<TcpStream, Denial> {
+    pub(super) async fn dial(&self) -> Result<TcpStream, Denial> {
         let (destination, port) = (&self.destination, self.port);
         let dialling = self.cell.dialer.connect(&self.cell.plan, destination, port);
         dialling.await.map_err(|error| match error {
@@ -264,11 +276,17 @@ impl Connection {
 }
 
 /// Why a relay stopped before both sides were finished.
-enum Stop {
+pub(super) enum Stop {
     /// Something was refused.
     Denied(Denial),
     /// A side reset the connection, or forgot it.
     Broken,
+}
+
+impl From<Denial> for Stop {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
 }
 
 impl From<io::Error> for Stop {
@@ -286,12 +304,11 @@ struct Heard {
 }
 
 impl Heard {
-    fn new(connection: &Connection, protocol: Protocol) -> Self {
+    fn new(connection: &Connection, protocol: Protocol, allow_no_sni: bool) -> Self {
         let peer = match &connection.destination {
             Destination::Name(name) | Destination::Machine(name) => Peer::Name(name.clone()),
             Destination::Address(address) => Peer::Address(*address),
         };
-        let allow_no_sni = connection.cell.plan.allows_no_sni();
         Self {
             pending: Vec::new(),
             verifier: Verifier::new(peer, connection.port, protocol, allow_no_sni),

@@ -137,6 +137,44 @@ pub fn unreachable(destination: &Destination, port: u16, why: &str) -> Denial {
     )
 }
 
+/// A host whose TLS is opened, and that cannot show that it is that host.
+#[must_use]
+pub fn untrusted(destination: &Destination, port: u16, error: &std::io::Error) -> Denial {
+    network(
+        format!("TLS to {}", endpoint(destination, port)),
+        format!(
+            "`network.inject` adds a secret to requests to it, and the host does not trust it: \
+             {error}; servers are checked by `SSL_CERT_FILE` of toolcell's environment, or by the \
+             system's authorities"
+        ),
+        "",
+    )
+}
+
+/// A client that does not agree to the TLS that is opened for it.
+#[must_use]
+pub fn not_opened(destination: &Destination, port: u16, error: &std::io::Error) -> Denial {
+    network(
+        format!("TLS to {}", endpoint(destination, port)),
+        format!(
+            "`network.inject` opens it, and the client did not agree: {error}; it must trust `{}` \
+             and speak HTTP/1.1",
+            profiles::compile::TRUSTED
+        ),
+        "",
+    )
+}
+
+/// A client that does not begin with TLS where it would be opened.
+#[must_use]
+pub fn not_tls(destination: &Destination, port: u16) -> Denial {
+    network(
+        format!("bytes to {} that are not TLS", endpoint(destination, port)),
+        "`network.inject` adds a secret to requests to it, which needs TLS",
+        "",
+    )
+}
+
 /// What the kernel refused in the cell; one to the address of a name is about the port.
 #[must_use]
 pub fn attempt(attempt: &Attempt, name: Option<&Name>) -> Denial {

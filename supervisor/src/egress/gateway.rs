@@ -13,6 +13,7 @@ use runner::sys;
 use runner::wire;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use zeroize::Zeroize as _;
 
 use super::cell;
 use super::confinement;
@@ -60,7 +61,10 @@ async fn obey(socket: OwnedFd) -> io::Result<()> {
         if length == 0 {
             return Ok(());
         }
-        match wire::decode::<Order>(&buffer[..length]).map_err(io::Error::other)? {
+        let order = wire::decode::<Order>(&buffer[..length]);
+        // It may have held secrets.
+        buffer[..length].zeroize();
+        match order.map_err(io::Error::other)? {
             Order::Host(host) => {
                 let mut files = descriptors.into_iter();
                 let (resolv_conf, hosts) = host.files;

@@ -89,6 +89,26 @@ impl LastMoved {
         self.millis.store(millis, Ordering::Relaxed);
     }
 
+    /// Waits for a read or a write, as long as the connection is not forgotten.
+    ///
+    /// # Errors
+    /// That of what is waited for, or that the connection is.
+    pub async fn unless_forgotten<T>(
+        &self,
+        waiting: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        tokio::pin!(waiting);
+        loop {
+            let deadline = self.deadline();
+            match timeout_at(deadline, &mut waiting).await {
+                Ok(result) => return result,
+                // The other direction may have moved something meanwhile.
+                Err(_) if self.deadline() > deadline => {}
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+
     /// When the connection counts as forgotten, if nothing moves until then.
     fn deadline(&self) -> Instant {
         self.begun + Duration::from_millis(self.millis.load(Ordering::Relaxed)) + IDLE_MAX

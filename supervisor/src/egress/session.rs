@@ -12,6 +12,7 @@ use runner::wire;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::host::HostNetwork;
 use super::wire::{Account, MESSAGE_BYTES_MAX, Order, Service};
@@ -38,7 +39,8 @@ struct Link {
 }
 
 impl Gateways {
-    /// Has the gateway serve a cell whose sockets these are. If the gateway has gone, another is
+    /// Has the gateway serve a cell whose sockets these are; with the host's authorities if TLS is
+    /// opened. If the gateway has gone, another is
     /// started once.
     ///
     /// # Errors
@@ -47,9 +49,13 @@ impl Gateways {
         &self,
         launcher: &Launcher,
         service: Service,
+        bundle: Option<&OwnedFd>,
         sockets: &[OwnedFd],
     ) -> io::Result<Session> {
         let order = wire::encode(&Order::Serve(Box::new(service))).map_err(io::Error::other)?;
+        // It may hold secrets.
+        let order = Zeroizing::new(order);
+        let descriptors: Vec<_> = bundle.into_iter().chain(sockets).collect();
         let mut link = self.link.lock().await;
         let serving = async {
             for last in [false, true] {
@@ -57,7 +63,7 @@ impl Gateways {
                     Some(link) => link,
                     None => link.insert(Link::start(launcher).await?),
                 };
-                match opened.serve(&order, sockets).await {
+                match opened.serve(&order, &descriptors).await {
                     Err(error) if !last => {
                         tracing::error!(%error, "the gateway has ended; starting another");
                         *link = None;
@@ -88,11 +94,11 @@ impl Link {
         })
     }
 
-    async fn serve(&mut self, order: &[u8], sockets: &[OwnedFd]) -> io::Result<Session> {
+    async fn serve(&mut self, order: &[u8], others: &[&OwnedFd]) -> io::Result<Session> {
         self.tell_about_the_host().await?;
         let (ours, theirs) = pair()?;
         let mut descriptors = vec![theirs.as_fd()];
-        descriptors.extend(sockets.iter().map(AsFd::as_fd));
+        descriptors.extend(others.iter().map(AsFd::as_fd));
         send(&self.socket, order, &descriptors).await?;
         Ok(Session {
             socket: Arc::new(watch(ours)?),

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use profiles::egress::Plan;
+use profiles::egress::{Injection, Plan};
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Denial, EgressUse};
+use crate::secrets::Secret;
 
 /// Largest message in bytes, either way: it must fit a socket's send buffer (212,992 bytes by
 /// default, of which the kernel uses a part for itself).
@@ -23,8 +24,8 @@ pub enum Order {
     /// How the host finds names and gets out. Descriptors: `resolv.conf` and `hosts`, open for
     /// reading, as far as `files` says that they are there.
     Host(Host),
-    /// Serve a cell. Descriptors: the call's own socket, then those of [`runner::report::Report::Network`]
-    /// in their order.
+    /// Serve a cell. Descriptors: the call's own socket; the host's authorities (PEM), open for
+    /// reading, if TLS is opened; then those of [`runner::report::Report::Network`] in their order.
     Serve(Box<Service>),
 }
 
@@ -61,6 +62,28 @@ pub struct Service {
     pub bytes: u64,
     /// Most connections at once.
     pub connections: u32,
+    /// What is needed to open TLS, if the profile injects headers.
+    pub opened: Option<Opened>,
+}
+
+/// What is needed to open TLS to some hosts and add headers to requests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Opened {
+    /// The certificate that stands for all of these hosts, by the cell's own authority (DER).
+    pub certificate: Vec<u8>,
+    /// Its private key (PKCS #8).
+    pub key: Secret,
+    /// The headers.
+    pub headers: Vec<Header>,
+}
+
+/// A header that is added to requests.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Header {
+    /// To which, and what it says around the secret.
+    pub injection: Injection,
+    /// The secret.
+    pub secret: Secret,
 }
 
 /// What the gateway saw of a call, at its end.

@@ -140,6 +140,7 @@ fn orders(compiled: &Compiled, assigned: &Assigned, network: Network) -> (Templa
         workspace: None,
         shown: vec![],
         sockets: vec![],
+        authority: None,
         grants: vec![],
         protect: vec![],
     };

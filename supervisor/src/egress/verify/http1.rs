@@ -257,6 +257,17 @@ pub struct Progress {
     pub requests: usize,
 }
 
+/// What of a request some bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Its whole head.
+    Head,
+    /// Some of its body, or what frames it.
+    Body,
+    /// All that comes behind the last chunk.
+    Trailers,
+}
+
 /// What a client sends over a connection of HTTP/1, to its end.
 #[derive(Debug, Default)]
 pub struct Stream {
@@ -298,21 +309,45 @@ impl Stream {
             if rest.is_empty() {
                 return Ok(progress);
             }
-            let taken = match self.state {
-                State::Head => self.head(rest, peer, port)?,
-                State::Body(left) => self.pass(rest, left, State::Head, State::Body),
-                State::Size => self.size(rest).map_err(Wrong::Malformed)?,
-                State::Chunk(left) => self.pass(rest, left, State::ChunkEnd, State::Chunk),
-                State::ChunkEnd => self.chunk_end(rest).map_err(Wrong::Malformed)?,
-                State::Trailers => self.trailers(rest).map_err(Wrong::Malformed)?,
-            };
-            let Some((taken, heads)) = taken else {
+            let Some((taken, part)) = self.piece(rest, peer, port)? else {
                 return Ok(progress);
             };
-            self.scanned = 0;
             progress.forward += taken;
-            progress.requests += heads;
+            progress.requests += usize::from(part == Part::Head);
         }
+    }
+
+    /// Judges one piece of the bytes that have come and have not been forwarded: how many bytes it is,
+    /// and what of a request; `None` if more must come first.
+    ///
+    /// # Errors
+    /// Why the connection is refused.
+    pub fn piece(
+        &mut self,
+        rest: &[u8],
+        peer: &Peer,
+        port: u16,
+    ) -> Result<Option<(usize, Part)>, Wrong> {
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let part = match self.state {
+            State::Head => Part::Head,
+            State::Trailers => Part::Trailers,
+            _ => Part::Body,
+        };
+        let taken = match self.state {
+            State::Head => self.head(rest, peer, port)?,
+            State::Body(left) => self.pass(rest, left, State::Head, State::Body),
+            State::Size => self.size(rest).map_err(Wrong::Malformed)?,
+            State::Chunk(left) => self.pass(rest, left, State::ChunkEnd, State::Chunk),
+            State::ChunkEnd => self.chunk_end(rest).map_err(Wrong::Malformed)?,
+            State::Trailers => self.trailers(rest).map_err(Wrong::Malformed)?,
+        };
+        if taken.is_some() {
+            self.scanned = 0;
+        }
+        Ok(taken.map(|bytes| (bytes, part)))
     }
 
     fn head(&mut self, rest: &[u8], peer: &Peer, port: u16) -> Taken<Wrong> {
@@ -336,7 +371,7 @@ impl Stream {
             Body::Length(left) => State::Body(left),
             Body::Chunked => State::Size,
         };
-        Ok(Some((head.length, 1)))
+        Ok(Some(head.length))
     }
 
     /// Lets bytes pass, up to a number.
@@ -347,11 +382,11 @@ impl Stream {
         left: u64,
         then: State,
         still: fn(u64) -> State,
-    ) -> Option<(usize, usize)> {
+    ) -> Option<usize> {
         let bytes = usize::try_from(left).map_or(rest.len(), |left| left.min(rest.len()));
         let left = left - bytes as u64;
         self.state = if left == 0 { then } else { still(left) };
-        Some((bytes, 0))
+        Some(bytes)
     }
 
     fn size(&mut self, rest: &[u8]) -> Taken<&'static str> {
@@ -379,14 +414,14 @@ impl Stream {
         } else {
             State::Chunk(size)
         };
-        Ok(Some((end, 0)))
+        Ok(Some(end))
     }
 
     fn chunk_end(&mut self, rest: &[u8]) -> Taken<&'static str> {
         match rest {
             [b'\r', b'\n', ..] => {
                 self.state = State::Size;
-                Ok(Some((2, 0)))
+                Ok(Some(2))
             }
             [b'\r'] => Ok(None),
             _ => Err("a chunk that is longer than it says"),
@@ -422,7 +457,7 @@ impl Stream {
             Err(error) => return Err(name_error(error)),
         }
         self.state = State::Head;
-        Ok(Some((end, 0)))
+        Ok(Some(end))
     }
 
     /// Whether the server's next answer may be one to a request for another protocol: only to the
@@ -433,8 +468,8 @@ impl Stream {
     }
 }
 
-/// How many bytes were taken, and how many heads ended in them; `None` if there must be more first.
-type Taken<E> = Result<Option<(usize, usize)>, E>;
+/// How many bytes were taken; `None` if there must be more first.
+type Taken<E> = Result<Option<usize>, E>;
 
 /// Where a line ends, its CRLF included; there is no other CR, LF or NUL in it.
 fn line(rest: &[u8], length_max: usize) -> Result<Option<usize>, &'static str> {

@@ -1,0 +1,320 @@
+//! TLS that is opened, in the gateway: towards the tool by the cell's own authority, towards the
+//! server by the host's, and between the two each request with the headers that the profile adds.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use profiles::egress::Name;
+use runner::spec::APPENDED_BYTES_MAX;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, split};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+use super::connection::{Connection, End, Stop};
+use super::denied;
+use super::dial::Destination;
+use super::relay::{self, LastMoved};
+use super::requests::Requests;
+use super::verify::{Peer, Violation};
+use super::wire::{Header, Opened};
+
+/// The one protocol that is spoken: each request can be seen, and the next one after it.
+const ALPN: &[u8] = b"http/1.1";
+/// Longest wait for a handshake with either side.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How much is read at a time.
+const READ_BYTES: usize = 16 * 1024;
+
+type Client<'a> = server::TlsStream<Socket<'a>>;
+type Server<'a> = client::TlsStream<Socket<'a>>;
+
+/// What opens the TLS of one cell.
+pub struct Opener {
+    headers: Vec<Header>,
+    towards_tool: Arc<ServerConfig>,
+    towards_server: Arc<ClientConfig>,
+}
+
+impl Opener {
+    /// Takes what the supervisor made for the call, and the host's authorities.
+    ///
+    /// # Errors
+    /// If they are not what they should be.
+    pub fn new(opened: Opened, bundle: OwnedFd) -> io::Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut pem = Vec::new();
+        File::from(bundle)
+            .take(APPENDED_BYTES_MAX)
+            .read_to_end(&mut pem)?;
+        let mut roots = RootCertStore::empty();
+        // One that is none does no harm: servers are checked by the others.
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+        if roots.is_empty() {
+            return Err(io::Error::other("the host has no certificate authorities"));
+        }
+        let mut towards_server = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        towards_server.alpn_protocols = vec![ALPN.to_vec()];
+        let key = PrivatePkcs8KeyDer::from(opened.key.expose().to_vec());
+        let mut towards_tool = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from(opened.certificate)],
+                PrivateKeyDer::from(key),
+            )
+            .map_err(io::Error::other)?;
+        towards_tool.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self {
+            headers: opened.headers,
+            towards_tool: Arc::new(towards_tool),
+            towards_server: Arc::new(towards_server),
+        })
+    }
+
+    /// Whether TLS to a host is opened.
+    #[must_use]
+    pub fn opens(&self, name: &Name, port: u16) -> bool {
+        self.headers_for(name, port).next().is_some()
+    }
+
+    fn headers_for(&self, name: &Name, port: u16) -> impl Iterator<Item = &Header> {
+        let headers = self.headers.iter();
+        headers.filter(move |header| header.injection.is_for(name, port))
+    }
+}
+
+impl Connection {
+    /// What opens this connection's TLS, if anything does, and the name that it is to.
+    #[must_use]
+    pub fn opener(&self) -> Option<(&Opener, &Name)> {
+        let opener = self.cell.opener.as_ref()?;
+        match &self.destination {
+            Destination::Name(name) | Destination::Machine(name) => {
+                opener.opens(name, self.port).then_some((opener, name))
+            }
+            Destination::Address(_) => None,
+        }
+    }
+
+    /// Serves a connection whose TLS is opened, from its ClientHello, which was checked.
+    ///
+    /// The server comes first: if it is not to be trusted, the tool sees an error at once.
+    pub(super) async fn open(
+        &self,
+        (opener, name): (&Opener, &Name),
+        client: &TcpStream,
+        hello: Vec<u8>,
+    ) -> Result<End, Stop> {
+        let (destination, port) = (&self.destination, self.port);
+        let stream = self.dial().await?;
+        let account = self.cell.account_of(denied::endpoint(destination, port));
+        account.connections.fetch_add(1, Ordering::Relaxed);
+        let outcome = async {
+            let named = ServerName::try_from(name.to_string())
+                .map_err(|error| denied::untrusted(destination, port, &io::Error::other(error)))?;
+            let connector = TlsConnector::from(Arc::clone(&opener.towards_server));
+            let connecting = connector.connect(named, Socket::new(&stream, vec![]));
+            let server = shake(connecting)
+                .await
+                .map_err(|error| denied::untrusted(destination, port, &error))?;
+            let acceptor = TlsAcceptor::from(Arc::clone(&opener.towards_tool));
+            let accepting = acceptor.accept(Socket::new(client, hello));
+            let client = shake(accepting)
+                .await
+                .map_err(|error| denied::not_opened(destination, port, &error))?;
+            let headers = opener.headers_for(name, port).collect();
+            let requests = Requests::new(headers, Peer::Name(name.clone()), port);
+            let counts = (&account.sent, &account.received);
+            self.relay_opened(client, server, requests, counts).await
+        };
+        let outcome = outcome.await;
+        if outcome.is_err() {
+            relay::reset(stream);
+        }
+        outcome.map(|()| End::Finished)
+    }
+
+    /// Moves requests and answers until both directions are finished, or one fails.
+    async fn relay_opened(
+        &self,
+        client: Client<'_>,
+        server: Server<'_>,
+        requests: Requests<'_>,
+        (sent, received): (&AtomicU64, &AtomicU64),
+    ) -> Result<(), Stop> {
+        let last = LastMoved::default();
+        let (from_tool, to_tool) = split(client);
+        let (from_server, to_server) = split(server);
+        let outwards = self.requests(requests, from_tool, to_server, (sent, &last));
+        let backwards = self.answers(from_server, to_tool, (received, &last));
+        tokio::pin!(outwards, backwards);
+        tokio::select! {
+            ended = &mut outwards => {
+                ended?;
+                backwards.await
+            }
+            ended = &mut backwards => {
+                ended?;
+                // Who has nothing more to say is not asked.
+                Ok(())
+            }
+        }
+    }
+
+    async fn requests(
+        &self,
+        mut requests: Requests<'_>,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        (sent, last): (&AtomicU64, &LastMoved),
+    ) -> Result<(), Stop> {
+        let mut pending = Vec::new();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let next = requests.next(&pending).map_err(|wrong| {
+                let mut denial = Violation::new(wrong, requests.peer(), self.port).denial();
+                // With any protocol there would be no request to add a header to.
+                denial.allow_with.clear();
+                denial
+            })?;
+            if let Some(piece) = next {
+                // What is added is not the tool's, and how long it is nobody's business.
+                self.account(piece.taken, sent, last)?;
+                last.unless_forgotten(to.write_all(&piece.sent)).await?;
+                pending.drain(..piece.taken);
+                continue;
+            }
+            last.unless_forgotten(to.flush()).await?;
+            match last.unless_forgotten(from.read(&mut buffer)).await {
+                Ok(read) if read > 0 => pending.extend_from_slice(&buffer[..read]),
+                // What was not said to its end is not forwarded.
+                Ok(_) => return Ok(last.unless_forgotten(to.shutdown()).await?),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Ok(last.unless_forgotten(to.shutdown()).await?);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn answers(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        (received, last): (&AtomicU64, &LastMoved),
+    ) -> Result<(), Stop> {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match last.unless_forgotten(from.read(&mut buffer)).await {
+                Ok(read) if read > 0 => {
+                    self.account(read, received, last)?;
+                    last.unless_forgotten(to.write_all(&buffer[..read])).await?;
+                    // An answer may come in events, each of which is waited for.
+                    last.unless_forgotten(to.flush()).await?;
+                }
+                Ok(_) => return Ok(last.unless_forgotten(to.shutdown()).await?),
+                // The server did not say that this is the end, and so neither do we.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn account(&self, bytes: usize, moved: &AtomicU64, last: &LastMoved) -> Result<(), Stop> {
+        let flow = relay::Flow {
+            budget: &self.cell.budget,
+            moved,
+            last,
+        };
+        if flow.account(bytes) {
+            Ok(())
+        } else {
+            Err(Stop::Denied(denied::too_many_bytes(self.cell.bytes)))
+        }
+    }
+}
+
+/// Waits for a handshake, and not forever.
+async fn shake<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, "no handshake in time");
+    timeout(HANDSHAKE_MAX, handshake)
+        .await
+        .map_err(|_| late())?
+}
+
+/// A connection that somebody else resets, if it comes to that, with what was read of it already.
+struct Socket<'a> {
+    stream: &'a TcpStream,
+    pending: Vec<u8>,
+}
+
+impl<'a> Socket<'a> {
+    fn new(stream: &'a TcpStream, pending: Vec<u8>) -> Self {
+        Self { stream, pending }
+    }
+}
+
+impl AsyncRead for Socket<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.pending.is_empty() {
+            let bytes = self.pending.len().min(buffer.remaining());
+            buffer.put_slice(&self.pending[..bytes]);
+            self.pending.drain(..bytes);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.stream.poll_read_ready(context))?;
+            match self.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket<'_> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(context))?;
+            match self.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(relay::finish(self.stream))
+    }
+}

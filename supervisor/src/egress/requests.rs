@@ -1,0 +1,258 @@
+//! The requests of a tool to a host whose TLS is opened: each checked, and passed on with the headers
+//! that the profile adds in place of the tool's own.
+
+use profiles::egress::overrides_request;
+use zeroize::Zeroizing;
+
+use super::verify::http1::{Part, Stream};
+use super::verify::{Head, Peer, Wrong};
+use super::wire::Header;
+
+/// What comes between a head's lines.
+const LINE_END: &[u8] = b"\r\n";
+
+/// What a client sends over one connection, to its end.
+pub struct Requests<'a> {
+    headers: Vec<&'a Header>,
+    stream: Stream,
+    peer: Peer,
+    port: u16,
+}
+
+/// A piece of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// How many bytes of the client's it was.
+    pub taken: usize,
+    /// What goes on in their place; it may hold a secret.
+    pub sent: Zeroizing<Vec<u8>>,
+}
+
+impl<'a> Requests<'a> {
+    /// Begins with a connection, and the headers that are for it.
+    #[must_use]
+    pub fn new(headers: Vec<&'a Header>, peer: Peer, port: u16) -> Self {
+        Self {
+            headers,
+            stream: Stream::default(),
+            peer,
+            port,
+        }
+    }
+
+    /// What the connection is to.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Takes the next piece of what has come and has not been taken; `None` if more must come first.
+    ///
+    /// # Errors
+    /// Why the connection is refused.
+    pub fn next(&mut self, pending: &[u8]) -> Result<Option<Passed>, Wrong> {
+        let Some((taken, part)) = self.stream.piece(pending, &self.peer, self.port)? else {
+            return Ok(None);
+        };
+        let bytes = &pending[..taken];
+        let sent = match part {
+            Part::Head => self.head(bytes)?,
+            Part::Body => Zeroizing::new(bytes.to_vec()),
+            // Some servers take a trailer for a header (RFC 9110, section 6.5.1, lets them go).
+            Part::Trailers => Zeroizing::new(LINE_END.to_vec()),
+        };
+        Ok(Some(Passed { taken, sent }))
+    }
+
+    /// A head with the tool's own headers of these names taken out, and ours put in if the request is
+    /// one that they are for.
+    fn head(&self, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Wrong> {
+        let head = Head::read(bytes).map_err(Wrong::Malformed)?;
+        if head.is_some_and(|head| head.upgrade) {
+            let what = "an HTTP request to go on in another protocol (Upgrade)";
+            return Err(Wrong::Tunnel(what));
+        }
+        let text = bytes.strip_suffix(b"\r\n\r\n").unwrap_or(bytes);
+        let mut lines = text
+            .split(|byte| *byte == b'\n')
+            .map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let request = lines.next().unwrap_or_default();
+        let fields: Vec<_> = lines.map(|line| (name_of(line), line)).collect();
+        let overridden = fields.iter().any(|(name, _)| overrides_request(name));
+
+        let longest: usize = self.headers.iter().map(|header| header.bytes()).sum();
+        // As large as it gets, so that no part of it stays behind where it grew.
+        let mut sent = Zeroizing::new(Vec::with_capacity(bytes.len() + longest));
+        let mut push = |parts: &[&[u8]]| {
+            for part in parts {
+                sent.extend_from_slice(part);
+            }
+            sent.extend_from_slice(LINE_END);
+        };
+        push(&[request]);
+        for (name, line) in &fields {
+            let replaced = |header: &&Header| header.injection.replaces(name);
+            if !self.headers.iter().any(replaced) {
+                push(&[line]);
+            }
+        }
+        if !overridden {
+            let (method, target) = read_request(request);
+            for (index, header) in self.headers.iter().enumerate() {
+                let injection = &header.injection;
+                let adds = |header: &&&Header| header.injection.adds_to(method, target);
+                let earlier = self.headers[..index].iter().filter(adds);
+                let first = { earlier }.all(|other| !other.injection.replaces(&injection.header));
+                if first && injection.adds_to(method, target) {
+                    let (before, after) = (injection.before.as_bytes(), injection.after.as_bytes());
+                    let secret = header.secret.expose();
+                    push(&[injection.header.as_bytes(), b": ", before, secret, after]);
+                }
+            }
+        }
+        push(&[]);
+        Ok(sent)
+    }
+}
+
+impl Header {
+    /// How many bytes it takes up in a head.
+    fn bytes(&self) -> usize {
+        let Self { injection, secret } = self;
+        let value = injection.before.len() + secret.expose().len() + injection.after.len();
+        injection.header.len() + 2 + value + LINE_END.len()
+    }
+}
+
+/// The name of a field; a head that was checked has only ASCII in it.
+fn name_of(line: &[u8]) -> &str {
+    let end = line.iter().position(|byte| *byte == b':');
+    std::str::from_utf8(&line[..end.unwrap_or(line.len())]).unwrap_or_default()
+}
+
+fn read_request(line: &[u8]) -> (&str, &str) {
+    let line = std::str::from_utf8(line).unwrap_or_default();
+    let mut words = line.split(' ');
+    (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use profiles::egress::{Injection, Name, WrittenInjection};
+
+    use super::*;
+    use crate::secrets::Secret;
+
+    fn header(method: &str, path: &str, header: &str, value: &str) -> Header {
+        let written = WrittenInjection {
+            host: "api.example.org",
+            method,
+            path,
+            header,
+            value,
+            secret: "key",
+        };
+        Header {
+            injection: Injection::read(written).expect("it is one"),
+            secret: Secret::new(b"hidden".to_vec()),
+        }
+    }
+
+    /// What goes on of what a client sends, however it is cut.
+    fn passed(text: &str) -> Result<String, Wrong> {
+        let headers = [
+            header("POST", "/v1/chat", "Authorization", "Bearer {secret}"),
+            header("GET", "/v1/*", "Authorization", "Basic {secret}"),
+            header("GET", "/v1/*", "X-Key", "{secret}"),
+        ];
+        let mut all: Vec<String> = Vec::new();
+        for size in [1, 7, text.len().max(1)] {
+            let name = Name::parse("api.example.org").expect("a name");
+            let mut requests = Requests::new(headers.iter().collect(), Peer::Name(name), 443);
+            let (mut pending, mut sent) = (Vec::new(), Vec::new());
+            for part in text.as_bytes().chunks(size) {
+                pending.extend_from_slice(part);
+                while let Some(piece) = requests.next(&pending)? {
+                    pending.drain(..piece.taken);
+                    sent.extend_from_slice(&piece.sent);
+                }
+            }
+            all.push(String::from_utf8(sent).expect("text"));
+        }
+        assert!(all.iter().all(|other| *other == all[0]), "{all:#?}");
+        Ok(all.swap_remove(0))
+    }
+
+    const HOST: &str = "Host: api.example.org\r\n";
+
+    #[test]
+    fn the_tools_own_header_is_replaced() {
+        let request = format!(
+            "POST /v1/chat HTTP/1.1\r\nauthorization: Bearer mine\r\n{HOST}AUTHORIZATION:x\r\n\
+             Content-Length: 4\r\n\r\nbody"
+        );
+        let expected = format!(
+            "POST /v1/chat HTTP/1.1\r\n{HOST}Content-Length: 4\r\nAuthorization: Bearer hidden\r\n\
+             \r\nbody"
+        );
+        assert_eq!(passed(&request), Ok(expected));
+    }
+
+    #[test]
+    fn other_requests_lose_theirs_and_get_none() {
+        for line in [
+            "POST /v1/chat/x HTTP/1.1",
+            "POST /v1/x/../chat HTTP/1.1",
+            "PUT /v1/chat HTTP/1.1",
+            "GET /v1/../admin HTTP/1.1",
+            "GET /v2 HTTP/1.1",
+        ] {
+            let request =
+                format!("{line}\r\n{HOST}Authorization: mine\r\nX_Key: mine\r\nA: b\r\n\r\n");
+            let expected = format!("{line}\r\n{HOST}A: b\r\n\r\n");
+            assert_eq!(passed(&request), Ok(expected), "{line}");
+        }
+        let overridden = format!("GET /v1/x HTTP/1.1\r\n{HOST}X-Original-URL: /admin\r\n\r\n");
+        assert_eq!(passed(&overridden), Ok(overridden.clone()));
+    }
+
+    #[test]
+    fn each_request_on_a_connection_is_judged_by_itself() {
+        let get = format!("GET /v1/x?q HTTP/1.1\r\n{HOST}\r\n");
+        let other = format!("GET /other HTTP/1.1\r\n{HOST}\r\n");
+        let chunked = format!(
+            "POST /v1/chat HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n\
+             3\r\nabc\r\n0\r\nAuthorization: mine\r\n\r\n"
+        );
+        let with = |request: &str, fields: &str| {
+            request.replacen("\r\n\r\n", &format!("\r\n{fields}\r\n"), 1)
+        };
+        let expected = [
+            with(&get, "Authorization: Basic hidden\r\nX-Key: hidden\r\n"),
+            other.clone(),
+            with(&chunked, "Authorization: Bearer hidden\r\n")
+                .replace("0\r\nAuthorization: mine\r\n", "0\r\n"),
+            other.clone(),
+        ];
+        let all = format!("{get}{other}{chunked}{other}");
+        assert_eq!(passed(&all), Ok(expected.concat()));
+    }
+
+    #[test]
+    fn what_would_leave_http_or_is_for_another_host_is_refused() {
+        let upgrade = format!("GET /v1/x HTTP/1.1\r\n{HOST}Upgrade: websocket\r\n\r\n");
+        assert!(matches!(passed(&upgrade), Err(Wrong::Tunnel(_))));
+        let other = "GET /v1/x HTTP/1.1\r\nHost: other.example.org\r\n\r\n";
+        assert_eq!(
+            passed(other),
+            Err(Wrong::Host("other.example.org".to_owned()))
+        );
+        let smuggled = format!(
+            "POST /v1/chat HTTP/1.1\r\n{HOST}Content-Length: 1\r\nContent-Length: 2\r\n\r\n"
+        );
+        assert!(matches!(passed(&smuggled), Err(Wrong::Malformed(_))));
+    }
+}
