@@ -31,13 +31,14 @@ struct Rule {
 }
 
 /// The lists whose entries are rules.
-const LISTS: [(&str, &str); 10] = [
+const LISTS: [(&str, &str); 11] = [
     ("files", "read"),
     ("files", "exec"),
     ("files", "write"),
     ("files", "deny"),
     ("network", "allow"),
     ("network", "allow_addresses"),
+    ("network", "inject"),
     ("sockets", "connect"),
     ("syscalls", "allow"),
     ("syscalls", "deny"),
@@ -210,6 +211,7 @@ fn seen_by_clients(place: &str) -> Exercise {
 /// What of the rules is about hosts: their exercises need an internet.
 fn needs_internet(rule: &Rule) -> bool {
     let reaching = [
+        "chat",
         "http_fetch",
         "weather",
         "git_clone",
@@ -237,6 +239,15 @@ fn internet() -> Option<Internet> {
         b"<p>All of it</p>",
     );
     Some(internet)
+}
+
+/// Asks a model, with a key.
+fn chat() -> Exercise {
+    Box::new(|world| {
+        world.secret("openai", "a-key", 0o600);
+        let arguments = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+        succeeded(&world.attempt(&[], "chat", &arguments).stdout).map(drop)
+    })
 }
 
 /// What a call printed, if it succeeded.
@@ -331,6 +342,7 @@ fn exercise(rule: &Rule) -> Option<Exercise> {
         match (rule.profile.as_str(), rule.key.as_str(), rule.text.as_str()) {
             ("calculate", "files.exec", "/usr/bin/python3")
             | ("minimal", "files.read", "/usr/lib") => calculate(),
+            ("chat", _, _) => chat(),
             ("file_read", "files.exec", "/usr/bin/cat") | ("file_read", "files.read", "{path}") => {
                 read()
             }

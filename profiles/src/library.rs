@@ -19,12 +19,13 @@ pub(crate) const NAME_EXPECTED: &str =
     "expected a lower-case letter, then at most 63 lower-case letters, digits, `_` or `-`";
 
 /// The profiles that are shipped.
-const BUILTIN: [(&str, &str); 22] = [
+const BUILTIN: [(&str, &str); 24] = [
     ("calculate.toml", include_str!("../builtin/calculate.toml")),
     (
         "certificates.toml",
         include_str!("../builtin/certificates.toml"),
     ),
+    ("chat.toml", include_str!("../builtin/chat.toml")),
     ("file_read.toml", include_str!("../builtin/file_read.toml")),
     (
         "file_write.toml",
@@ -71,6 +72,7 @@ const BUILTIN: [(&str, &str); 22] = [
         include_str!("../builtin/sqlite_query.toml"),
     ),
     ("standard.toml", include_str!("../builtin/standard.toml")),
+    ("translate.toml", include_str!("../builtin/translate.toml")),
     ("weather.toml", include_str!("../builtin/weather.toml")),
 ];
 
