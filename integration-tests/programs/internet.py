@@ -26,6 +26,9 @@ SSH_PORT = 22  # speaks first
 # A Unix socket without a file, which a network namespace has for itself.
 ABSTRACT = "\0toolcell-test-internet"
 PROXY_PORT = 3128
+# By these ports of one address, `sites.mjs` serves.
+SITES = "151.101.1.1"
+SITES_PORTS = {80: 18080, 443: 18443}
 # Served at one address only, so that the other addresses of a name refuse.
 ONE_ADDRESS = ("93.184.215.15", 9000)
 HEAD_BYTES_MAX = 65536
@@ -218,7 +221,10 @@ def listen(port, serve, address="::"):
     def one(client, local):
         with client:
             try:
-                serve(client, local)
+                if local == SITES and port in SITES_PORTS:
+                    join(client, ("127.0.0.1", SITES_PORTS[port]))
+                else:
+                    serve(client, local)
             except (OSError, ssl.SSLError) as error:
                 tell(event="error", port=port, local=local, error=repr(error))
 
@@ -230,6 +236,25 @@ def listen(port, serve, address="::"):
             threading.Thread(target=one, args=(client, local), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
+
+
+def join(client, address, first=b""):
+    """Passes everything on to a server, and back."""
+
+    def pump(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    with socket.create_connection(address) as server:
+        back = threading.Thread(target=pump, args=(server, client), daemon=True)
+        back.start()
+        server.sendall(first)
+        pump(client, server)
+        back.join()
 
 
 def echo(client, local):
@@ -512,14 +537,6 @@ def plain(port, address="::"):
 def proxy(zone):
     """An HTTP proxy that connects (RFC 9110, section 9.3.6)."""
 
-    def pump(source, sink):
-        try:
-            while data := source.recv(65536):
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
     def one(client, local):
         reader = Http(client, PROXY_PORT, local)
         method, target, _ = (reader.line() or "? ? ?").split(" ")
@@ -532,13 +549,8 @@ def proxy(zone):
         if method != "CONNECT" or known is None:
             reader.head(502, "Content-Length: 0")
             return
-        with socket.create_connection((known["A"][0][0], int(port))) as server:
-            reader.head(200)
-            back = threading.Thread(target=pump, args=(server, client), daemon=True)
-            back.start()
-            server.sendall(reader.rest)
-            pump(client, server)
-            back.join()
+        reader.head(200)
+        join(client, (known["A"][0][0], int(port)), reader.rest)
 
     listen(PROXY_PORT, one)
 

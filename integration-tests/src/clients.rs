@@ -108,6 +108,20 @@ fn python_v2() -> Result<PathBuf, String> {
     Ok(virtual_environment(&scripts().join("requirements-v2.txt"))?.join("bin/python3"))
 }
 
+/// A virtual environment with HTTP clients, made once; if the registry cannot be reached, that is
+/// skipped.
+#[must_use]
+pub fn http_python() -> Option<PathBuf> {
+    let made = virtual_environment(&scripts().join("requirements-http.txt"));
+    available("Python's HTTP clients", made)
+}
+
+/// Node and npm; without them, the test is skipped.
+#[must_use]
+pub fn npm() -> Option<PathBuf> {
+    available("npm", node_directory())
+}
+
 /// Node itself comes from PyPI: the Inspector needs a newer one than Debian has.
 fn node() -> Result<PathBuf, String> {
     Ok(node_directory()?.join("bin/node"))

@@ -43,6 +43,9 @@ pub const WWW: &str = "93.184.215.14";
 /// Where `other.example.org` is.
 pub const OTHER: &str = "93.184.215.15";
 
+/// Where the web sites of `websites.rs` are; `internet.py` has the same.
+pub(crate) const SITES: &str = "151.101.1.1";
+
 /// Names of every fake internet: two to allow and to deny, and those that lead astray.
 fn names() -> Value {
     let at = |address: &str| json!({ "A": [[address]] });
@@ -131,9 +134,23 @@ impl Internet {
         Self::with("127.0.0.1 localhost\n")
     }
 
+    /// The same in which these names lead to an address.
+    #[must_use]
+    pub fn leading_to(address: &str, names_there: &[&str]) -> Option<Self> {
+        let mut zone = names();
+        for name in names_there {
+            zone[*name] = json!({ "A": [[address]] });
+        }
+        Self::begin("127.0.0.1 localhost\n", &zone)
+    }
+
     /// The same with this text as the host's `/etc/hosts`.
     #[must_use]
     pub fn with(hosts: &str) -> Option<Self> {
+        Self::begin(hosts, &names())
+    }
+
+    fn begin(hosts: &str, zone: &Value) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             skip("the fake internet", "only root makes namespaces for it");
             return None;
@@ -151,7 +168,7 @@ impl Internet {
         };
         write("resolv.conf", "nameserver 9.9.9.9\n");
         write("hosts", hosts);
-        write("zone.json", &names().to_string());
+        write("zone.json", &zone.to_string());
         write("internet.py", &script("internet.py"));
         certify(directory.path());
         let mut command = Command::new("unshare");
@@ -233,6 +250,12 @@ impl Internet {
         let read = |name: &str| fs::read_to_string(directory.join(name)).expect("it was made");
         let both = read("own.pem") + &read("own.key");
         fs::write(directory.join(format!("{name}.pem")), both).expect("it is ours");
+    }
+
+    /// The servers' certificate and its key.
+    #[must_use]
+    pub fn certificate(&self) -> [PathBuf; 2] {
+        ["server.pem", "server.key"].map(|name| self.directory.path().join(name))
     }
 
     /// What happened since this was last asked. Whatever was sent before is in it.

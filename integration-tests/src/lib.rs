@@ -20,6 +20,7 @@ pub mod programs;
 pub mod running;
 pub mod search;
 pub mod sites;
+pub mod websites;
 pub mod stdio;
 pub mod track;
 
