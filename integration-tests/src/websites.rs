@@ -16,10 +16,10 @@ use crate::{Who, World, outcome};
 
 /// Variables by which programs are told of an authority, and `pass_env` passes them on.
 const AUTHORITY_VARIABLES: [&str; 4] = [
+    "PIP_CERT",
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
-    "CARGO_HTTP_CAINFO",
 ];
 
 /// The names that lead to them, and to the servers of databases.
