@@ -103,7 +103,7 @@ fn pip_installs_from_its_index() {
         let more =
             format!("[files]\nread = [\"{environment}\"]\n[run]\npass_env = [\"PIP_CERT\"]\n");
         let script = format!(
-            "{environment}/bin/python3 -m pip install --no-cache-dir --disable-pip-version-check --target packages toolcell-sample \
+            "{environment}/bin/python3 -m pip install --no-cache-dir --retries 0 --disable-pip-version-check --target packages toolcell-sample \
              && PYTHONPATH=packages python3 -c 'import toolcell_sample; print(toolcell_sample.SAID)'"
         );
         let command = ["/bin/sh", "-c", &script];
