@@ -13,14 +13,12 @@ use tokio::time::timeout;
 use super::cell::{Cell, Use};
 use super::denied;
 use super::dial::{Destination, DialError};
-use super::relay::{self, Chunk, Flow, LastMoved};
+use super::relay::{self, Channel, Chunk, Flow, LastMoved, READ_BYTES};
 use super::verify::{PENDING_BYTES_MAX, Peer, Verdict, Verifier, tls};
 use crate::outcome::Denial;
 
 /// Longest wait until a client has said enough to know whom it means to talk to.
 pub const FIRST_WORDS_MAX: Duration = Duration::from_secs(10);
-/// How much is read at a time of what is looked at.
-const READ_BYTES: usize = 16 * 1024;
 /// How an answer begins that turns the connection into one of another protocol (RFC 9110, section
 /// 15.2.2).
 const SWITCHING: &[u8] = b"HTTP/1.1 101";
@@ -143,20 +141,14 @@ impl Connection {
         let watched = Watched::new(verifier);
         let outwards = self.outwards(&out, client, server, (pending, verdict), &watched);
         let backwards = self.backwards(&back, server, client, &watched);
-        tokio::pin!(outwards, backwards);
+        let both = async { tokio::try_join!(outwards, backwards).map(drop) };
         tokio::select! {
-            ended = &mut outwards => {
-                ended?;
-                backwards.await
-            }
-            ended = &mut backwards => {
-                ended?;
-                outwards.await
-            }
+            ended = both => ended,
+            () = last.forgotten() => Err(Stop::Broken),
         }
     }
 
-    /// From the tool: looked at as long as something can be seen, then spliced.
+    /// From the tool: looked at as long as something can be seen, then passed on.
     async fn outwards(
         &self,
         flow: &Flow<'_>,
@@ -174,7 +166,7 @@ impl Connection {
                 Verdict::Opaque => {
                     self.forward(flow, server, &pending).await?;
                     drop((buffer, pending));
-                    return self.splice(flow, client, server).await;
+                    return self.pass(flow, client, server).await;
                 }
                 Verdict::Forward(bytes) => {
                     self.forward(flow, server, &pending[..bytes]).await?;
@@ -199,7 +191,7 @@ impl Connection {
         }
     }
 
-    /// To the tool: spliced, but for the moments in which an answer may end HTTP on the connection.
+    /// To the tool: passed on, but for the moments in which an answer may end HTTP on the connection.
     async fn backwards(
         &self,
         flow: &Flow<'_>,
@@ -207,17 +199,17 @@ impl Connection {
         client: &TcpStream,
         watched: &Watched,
     ) -> Result<(), Stop> {
-        let pipe = relay::Pipe::new()?;
+        let mut channel = Channel::default();
         loop {
-            flow.readable(server).await?;
+            server.readable().await?;
             if watched.awaits_upgrade.load(Ordering::Acquire) {
                 if self.answer(flow, server, client, watched).await? {
                     return Ok(relay::finish(client)?);
                 }
                 continue;
             }
-            match flow.splice_once(&pipe, server, client).await? {
-                Chunk::Moved => {}
+            match flow.move_once(&mut channel, server, client).await? {
+                Chunk::Moved(_) => {}
                 Chunk::Finished => return Ok(relay::finish(client)?),
                 Chunk::OverBudget => return Err(self.over_budget()),
             }
@@ -258,12 +250,12 @@ impl Connection {
         Ok(flow.write(to, bytes).await?)
     }
 
-    async fn splice(&self, flow: &Flow<'_>, from: &TcpStream, to: &TcpStream) -> Result<(), Stop> {
-        let pipe = relay::Pipe::new()?;
+    async fn pass(&self, flow: &Flow<'_>, from: &TcpStream, to: &TcpStream) -> Result<(), Stop> {
+        let mut channel = Channel::default();
         loop {
-            flow.readable(from).await?;
-            match flow.splice_once(&pipe, from, to).await? {
-                Chunk::Moved => {}
+            from.readable().await?;
+            match flow.move_once(&mut channel, from, to).await? {
+                Chunk::Moved(_) => {}
                 Chunk::Finished => return Ok(relay::finish(to)?),
                 Chunk::OverBudget => return Err(self.over_budget()),
             }
@@ -324,7 +316,7 @@ impl Heard {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             client.readable().await?;
-            match client.try_read(&mut buffer) {
+            match relay::try_read(client, &mut buffer) {
                 Ok(0) => return Ok(false),
                 Ok(read) => self.pending.extend_from_slice(&buffer[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,

@@ -1,7 +1,8 @@
 //! Bytes between a connection in a cell and one of the host's.
 //!
-//! Each direction moves through a pipe by splice(2), so that no byte is copied to this process; a
-//! pipe is also all that is ever held of a connection that one side does not read.
+//! A little is read and written. Much moves through a pipe by splice(2), so that no byte is copied to
+//! this process. A buffer and a pipe for each direction are all that is ever held of a connection that
+//! one side does not read.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,10 +13,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 /// Size of the pipe of each direction: large enough that few system calls are made for much data.
 const PIPE_BYTES: usize = 256 * 1024;
+/// How much is read at a time. A message that fills it is much: what follows is spliced.
+pub const READ_BYTES: usize = 16 * 1024;
 /// Longest time without a byte in either direction; what a peer has forgotten must not stay.
 pub const IDLE_MAX: Duration = Duration::from_mins(10);
 
@@ -48,8 +51,8 @@ impl Budget {
 /// What became of one attempt to move bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chunk {
-    /// Some were moved, or there were none yet.
-    Moved,
+    /// So many were moved; none if there were none yet.
+    Moved(usize),
     /// The side that sends has said that nothing more comes.
     Finished,
     /// The call may move no more bytes.
@@ -89,6 +92,17 @@ impl LastMoved {
         self.millis.store(millis, Ordering::Relaxed);
     }
 
+    /// Waits until nothing has moved for so long that the connection counts as forgotten.
+    pub async fn forgotten(&self) {
+        loop {
+            let deadline = self.deadline();
+            sleep_until(deadline).await;
+            if self.deadline() == deadline {
+                return;
+            }
+        }
+    }
+
     /// Waits for a read or a write, as long as the connection is not forgotten.
     ///
     /// # Errors
@@ -98,14 +112,9 @@ impl LastMoved {
         waiting: impl Future<Output = io::Result<T>>,
     ) -> io::Result<T> {
         tokio::pin!(waiting);
-        loop {
-            let deadline = self.deadline();
-            match timeout_at(deadline, &mut waiting).await {
-                Ok(result) => return result,
-                // The other direction may have moved something meanwhile.
-                Err(_) if self.deadline() > deadline => {}
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
-            }
+        tokio::select! {
+            result = &mut waiting => result,
+            () = self.forgotten() => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
@@ -125,60 +134,78 @@ impl Flow<'_> {
         self.budget.take(bytes)
     }
 
-    /// Waits for a socket, as long as the connection is not forgotten.
-    async fn ready(&self, socket: &TcpStream, interest: Interest) -> io::Result<()> {
-        loop {
-            let deadline = self.last.deadline();
-            match timeout_at(deadline, socket.ready(interest)).await {
-                Ok(ready) => return ready.map(drop),
-                // The other direction may have moved something meanwhile.
-                Err(_) if self.last.deadline() > deadline => {}
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    /// Moves what there is from one socket to the other.
+    pub async fn move_once(
+        &self,
+        channel: &mut Channel,
+        from: &TcpStream,
+        to: &TcpStream,
+    ) -> io::Result<Chunk> {
+        match &channel.pipe {
+            Some(pipe) if channel.much => {
+                let moved = self.splice_once(pipe, from, to).await?;
+                if let Chunk::Moved(bytes) = moved {
+                    channel.much = bytes >= READ_BYTES;
+                }
+                Ok(moved)
+            }
+            _ => {
+                let read = match try_read(from, &mut channel.buffer) {
+                    Ok(0) => return Ok(Chunk::Finished),
+                    Ok(read) => read,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Ok(Chunk::Moved(0));
+                    }
+                    Err(error) => return Err(error),
+                };
+                if !self.account(read) {
+                    return Ok(Chunk::OverBudget);
+                }
+                self.write(to, &channel.buffer[..read]).await?;
+                if read == channel.buffer.len() {
+                    channel.much = true;
+                    if channel.pipe.is_none() {
+                        channel.pipe = Some(Pipe::new()?);
+                    }
+                }
+                Ok(Chunk::Moved(read))
             }
         }
     }
 
-    /// Waits until there is something to read, or the end.
-    pub async fn readable(&self, socket: &TcpStream) -> io::Result<()> {
-        self.ready(socket, Interest::READABLE).await
-    }
-
-    /// Moves what there is from one socket to the other.
-    pub async fn splice_once(
+    async fn splice_once(
         &self,
         pipe: &Pipe,
         from: &TcpStream,
         to: &TcpStream,
     ) -> io::Result<Chunk> {
         let got = from.try_io(Interest::READABLE, || shift(from, &pipe.fill));
-        let mut held = match got {
+        let bytes = match got {
             Ok(0) => return Ok(Chunk::Finished),
-            Ok(held) => held,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Chunk::Moved),
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Chunk::Moved(0)),
             Err(error) => return Err(error),
         };
-        if !self.account(held) {
+        if !self.account(bytes) {
             return Ok(Chunk::OverBudget);
         }
+        let mut held = bytes;
         while held > 0 {
             match to.try_io(Interest::WRITABLE, || shift(&pipe.drain, to)) {
                 Ok(sent) => held -= sent.min(held),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.ready(to, Interest::WRITABLE).await?;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
                 Err(error) => return Err(error),
             }
         }
-        Ok(Chunk::Moved)
+        Ok(Chunk::Moved(bytes))
     }
 
     /// Writes bytes that were read already.
     pub async fn write(&self, to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.ready(to, Interest::WRITABLE).await?;
             match to.try_write(bytes) {
                 Ok(sent) => bytes = &bytes[sent..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
                 Err(error) => return Err(error),
             }
         }
@@ -188,8 +215,8 @@ impl Flow<'_> {
     /// Reads what there is, at most a buffer full; 0 at the end.
     pub async fn read(&self, from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            self.ready(from, Interest::READABLE).await?;
-            match from.try_read(buffer) {
+            from.readable().await?;
+            match try_read(from, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
@@ -215,6 +242,21 @@ pub fn reset(socket: TcpStream) {
     drop(socket);
 }
 
+/// Reads what there is. If that is less than asked for, nothing is left, and the socket counts as not
+/// readable until the kernel says that it is: that saves a read that would find nothing.
+pub fn try_read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut got = None;
+    let tried = from.try_io(Interest::READABLE, || {
+        let read = rustix::io::read(from, &mut *buffer)?;
+        got = Some(read);
+        if read > 0 && read < buffer.len() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(read)
+    });
+    got.map_or(tried, Ok)
+}
+
 fn shift(from: impl AsFd, to: impl AsFd) -> io::Result<usize> {
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     loop {
@@ -225,16 +267,35 @@ fn shift(from: impl AsFd, to: impl AsFd) -> io::Result<usize> {
     }
 }
 
+/// What one direction of a connection moves through.
+#[derive(Debug)]
+pub struct Channel {
+    buffer: Vec<u8>,
+    /// Made when there is much for the first time: most connections are small.
+    pipe: Option<Pipe>,
+    /// Whether the last move was of much, so that the next is spliced.
+    much: bool,
+}
+
+impl Default for Channel {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; READ_BYTES],
+            pipe: None,
+            much: false,
+        }
+    }
+}
+
 /// A pipe that bytes move through; it is empty between two moves.
 #[derive(Debug)]
-pub struct Pipe {
+struct Pipe {
     drain: OwnedFd,
     fill: OwnedFd,
 }
 
 impl Pipe {
-    /// Makes one.
-    pub fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let (drain, fill) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let bytes = i32::try_from(PIPE_BYTES).expect("the size is a small constant");
         // An ordinary user may have used up what pipes may take; a smaller one is only slower.
