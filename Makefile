@@ -9,10 +9,10 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test fuzz install
+.PHONY: help build demo check test fuzz bench-egress install
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the `toolcell` executable, optimised
 	$(CARGO) build --release --locked -p toolcell
@@ -31,6 +31,9 @@ test: ## Install what the tests need, then check and test everything, as root an
 
 fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	fuzz/run.sh $(FUZZ_SECONDS)
+
+bench-egress: build ## Measure egress by turns with direct loopback, and with `srt` if SRT names it (as root)
+	$(CARGO) bench --locked -p toolcell-integration-tests --bench egress
 
 install: build ## Install the executable below PREFIX
 	install -D -m 0755 $(TARGET)/release/toolcell $(DESTDIR)$(PREFIX)/bin/toolcell
