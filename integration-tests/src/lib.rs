@@ -20,9 +20,9 @@ pub mod programs;
 pub mod running;
 pub mod search;
 pub mod sites;
-pub mod websites;
 pub mod stdio;
 pub mod track;
+pub mod websites;
 
 pub use left::{Host, assert_nothing_left};
 pub use running::Running;

@@ -81,6 +81,7 @@ impl Fixture {
                 landlock_abi: 7,
                 notify: true,
                 tier: Tier::Full,
+                secrets: std::collections::BTreeSet::new(),
                 paths,
             },
         });

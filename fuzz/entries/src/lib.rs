@@ -181,6 +181,7 @@ fn compile(resolved: &Resolved) -> Result<Compiled, profiles::Diagnostics> {
         landlock_abi: 7,
         notify: true,
         tier: Tier::Full,
+        secrets: std::collections::BTreeSet::new(),
         paths,
     };
     profiles::compile(resolved, &host)
