@@ -27,8 +27,8 @@ SSH_PORT = 22  # speaks first
 ABSTRACT = "\0toolcell-test-internet"
 PROXY_PORT = 3128
 # By these ports of one address, `sites.mjs` serves.
-SITES = "151.101.1.1"
-SITES_PORTS = {80: 18080, 443: 18443}
+WEBSITES = "151.101.1.1"
+WEBSITES_PORTS = {80: 18080, 443: 18443}
 # Served at one address only, so that the other addresses of a name refuse.
 ONE_ADDRESS = ("93.184.215.15", 9000)
 HEAD_BYTES_MAX = 65536
@@ -221,8 +221,8 @@ def listen(port, serve, address="::"):
     def one(client, local):
         with client:
             try:
-                if local == SITES and port in SITES_PORTS:
-                    join(client, ("127.0.0.1", SITES_PORTS[port]))
+                if local == WEBSITES and port in WEBSITES_PORTS:
+                    join(client, ("127.0.0.1", WEBSITES_PORTS[port]))
                 else:
                     serve(client, local)
             except (OSError, ssl.SSLError) as error:

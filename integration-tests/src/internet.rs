@@ -172,7 +172,7 @@ impl Internet {
         write("internet.py", &script("internet.py"));
         certify(directory.path());
         let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--", "/usr/bin/python3", "-I"]);
+        command.args(["--net", "--mount", "--ipc", "--", "/usr/bin/python3", "-I"]);
         command
             .arg(directory.path().join("internet.py"))
             .arg(directory.path())

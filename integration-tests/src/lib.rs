@@ -202,7 +202,7 @@ impl World {
             // Their files are the same but for a few of `/etc`, so that the directory is, too.
             write!(
                 script,
-                "nsenter --target {pid} --net --mount --wdns=\"$PWD\" -- "
+                "nsenter --target {pid} --net --mount --ipc --wdns=\"$PWD\" -- "
             )
             .expect("a string takes it");
         }

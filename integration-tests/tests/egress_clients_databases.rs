@@ -11,6 +11,8 @@ use harness::programs::{installed, told};
 use harness::{Who, World, everyone, within};
 use serde_json::Value;
 
+/// Where the servers are.
+const ADDRESS: &str = "151.101.1.1";
 /// Longest wait for a server to take connections.
 const STARTED: Duration = Duration::from_mins(1);
 
@@ -130,7 +132,7 @@ fn psql_talks_to_postgresql_by_a_tcp_entry_and_not_without() {
         return;
     }
     for who in everyone() {
-        let Some(internet) = Internet::start() else {
+        let Some(internet) = Internet::leading_to(ADDRESS, &["db.example.net"]) else {
             return;
         };
         let Some(server) = start_postgres(&internet) else {
@@ -166,7 +168,7 @@ fn redis_cli_talks_to_redis_by_a_tcp_entry_and_not_without() {
         return;
     }
     for who in everyone() {
-        let Some(internet) = Internet::start() else {
+        let Some(internet) = Internet::leading_to(ADDRESS, &["db.example.net"]) else {
             return;
         };
         let arguments = ["--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""];

@@ -181,7 +181,7 @@ fn compile(resolved: &Resolved) -> Result<Compiled, profiles::Diagnostics> {
         landlock_abi: 7,
         notify: true,
         tier: Tier::Full,
-        secrets: std::collections::BTreeSet::new(),
+        secrets: std::collections::BTreeSet::from(["openai".to_owned()]),
         paths,
     };
     profiles::compile(resolved, &host)
