@@ -170,7 +170,7 @@ impl Internet {
         write("hosts", hosts);
         write("zone.json", &zone.to_string());
         write("internet.py", &script("internet.py"));
-        certify(directory.path());
+        certify(directory.path(), zone);
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "--ipc", "--", "/usr/bin/python3", "-I"]);
         command
@@ -545,9 +545,8 @@ fn openssl(directory: &Path, arguments: &str) -> String {
 }
 
 /// Makes an authority that programs find as the system's, and a certificate for all names.
-fn certify(directory: &Path) {
-    let names = names();
-    let names = names.as_object().expect("it is one").keys();
+fn certify(directory: &Path, zone: &Value) {
+    let names = zone.as_object().expect("it is one").keys();
     let names: Vec<_> = names.map(|name| format!("DNS:{name}")).collect();
     let extra = format!("IP:{WWW},IP:{OTHER},IP:2606:4700::1111,DNS:bare.machine.example");
     let settings = format!(
