@@ -99,7 +99,19 @@ fn explained(file: &Arc<SourceFile>, error: &toml::de::Error) -> Diagnostics {
     if let Some(name) = message.strip_prefix("missing field ") {
         return Diagnostic::at(&origin, format!("{name} is missing")).into();
     }
-    let message = crate::diagnostics::shortened_to(message, MESSAGE_CHARS_MAX);
+    if ["cannot recurse further", "recursion limit"]
+        .iter()
+        .any(|text| message.contains(text))
+    {
+        return Diagnostic::at(&origin, "nested too deeply")
+            .with_expected("expected fewer levels of brackets or of a dotted key")
+            .into();
+    }
+    // An integer beyond 64 bits is told by Rust's names for them.
+    let message = message
+        .replace(" as i128", "")
+        .replace("expected i64", "expected a 64-bit integer");
+    let message = crate::diagnostics::shortened_to(&message, MESSAGE_CHARS_MAX);
     match message.split_once(", expected ") {
         Some((what, expected)) => Diagnostic::at(&origin, what)
             .with_expected(format!("expected {expected}"))
