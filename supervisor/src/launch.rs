@@ -494,7 +494,8 @@ impl FirstProcess {
     }
 }
 
-fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+/// Two connected sockets for whole messages, as all of our processes talk by.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::socket::{setsockopt, sockopt};
 use runner::sys;
 use runner::wire;
 use tokio::io::Interest;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::host::HostNetwork;
 use super::wire::{Account, MESSAGE_BYTES_MAX, Order, Service};
-use crate::launch::Launcher;
+use crate::launch::{Launcher, pair};
 
 /// Send buffer of the gateway's socket: room for a burst of calls.
 const SEND_BUFFER_BYTES: usize = 1024 * 1024;
@@ -180,15 +180,6 @@ async fn send(
             return result;
         }
     }
-}
-
-fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
 }
 
 fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
