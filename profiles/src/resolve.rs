@@ -11,6 +11,7 @@ use crate::egress::{self, Injection, Opened};
 use crate::filter::SyscallRules;
 pub use crate::placeholders::Piece;
 pub use crate::schema::{Approve, PathKind};
+use crate::tier::Tier;
 
 mod chain;
 mod check;
@@ -315,6 +316,9 @@ pub struct Limits {
     pub concurrency: u32,
     /// Calls of the tool in a time.
     pub rate: Option<Rate>,
+    /// The weakest tier that it may run in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require: Option<Tier>,
 }
 
 /// How many calls in what time.

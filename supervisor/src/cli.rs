@@ -18,8 +18,9 @@ use crate::ids::HostIds;
 use crate::outcome::{Outcome, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
+use crate::tiers::TierArgs;
 use crate::workspace::Workspaces;
-use crate::{dirs, launch, probe, verdict};
+use crate::{dirs, launch, probe, surroundings, verdict};
 
 /// Threads that serve requests; cells are processes of their own.
 const WORKERS: usize = 2;
@@ -28,25 +29,10 @@ const WORKERS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "toolcell", version, about, propagate_version = true)]
 struct Cli {
-    /// How much of the design must hold: a weaker tier is only ever used when it is named here
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        env = "TOOLCELL_TIER",
-        default_value = "full"
-    )]
-    tier: TierChoice,
+    #[command(flatten)]
+    tiers: TierArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum TierChoice {
-    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits
-    Full,
-    /// Without cgroups: memory and CPU are limited for each process, and only their sum is sampled
-    Rlimits,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,19 +63,28 @@ pub fn main() -> ExitCode {
         Err(error) => return misused(&error, std::env::args_os().skip(1)),
     };
     log();
+    // While nothing is confined yet.
+    surroundings::at_start();
+    let tiers = match cli.tiers.allowed() {
+        Ok(tiers) => tiers,
+        Err(contradiction) => {
+            tell(&format!("toolcell: {contradiction}"));
+            return ExitCode::from(run::EXIT_NOT_STARTED);
+        }
+    };
     match cli.command {
-        Command::Serve(args) => with_cells(cli.tier, true, async |host, cells| {
+        Command::Serve(args) => with_cells(&tiers, true, async |host, cells| {
             serve::run(&args, host, cells).await
         }),
-        Command::Call(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Call(args) => with_cells(&tiers, false, async |host, cells| {
             call::run(&args, host, cells).await
         }),
-        Command::Run(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Run(args) => with_cells(&tiers, false, async |host, cells| {
             run::run(&args, host, cells).await
         }),
-        Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
-        Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
-        Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
+        Command::List(args) => with_host(weakest(&tiers), |host| list::run(&args, host)),
+        Command::Check(args) => with_host(weakest(&tiers), |host| check::run(&args, &host)),
+        Command::Explain(args) => with_host(weakest(&tiers), |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
     }
@@ -122,8 +117,8 @@ fn log() {
         .init();
 }
 
-fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
-    match probe::host(host_tier(tier)) {
+fn with_host(tier: Tier, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
+    match probe::host(tier) {
         Ok(host) => work(host),
         Err(error) => {
             tell(&format!("toolcell: {error}"));
@@ -132,11 +127,9 @@ fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode 
     }
 }
 
-fn host_tier(tier: TierChoice) -> profiles::host::Tier {
-    match tier {
-        TierChoice::Full => profiles::host::Tier::Full,
-        TierChoice::Rlimits => profiles::host::Tier::Rlimits,
-    }
+/// What a profile must be content with, where no cell shows which tier it will be.
+fn weakest(tiers: &[Tier]) -> Tier {
+    *tiers.last().expect("one tier at least is allowed")
 }
 
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
@@ -144,12 +137,15 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 /// then threads (which do). If calls cannot be had, a server announces it before the first one is
 /// refused.
 fn with_cells(
-    tier: TierChoice,
+    tiers: &[Tier],
     announce: bool,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
-    with_host(tier, |host| {
-        let cells = prepare(tier);
+    with_host(weakest(tiers), |mut host| {
+        let cells = prepare(tiers);
+        if let Ok(prepared) = &cells {
+            host.tier = prepared.tier;
+        }
         let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref));
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
@@ -184,6 +180,7 @@ fn with_cells(
 
 /// What must exist before threads do.
 struct Prepared {
+    tier: Tier,
     cgroups: Option<cgroup::Cgroups>,
     launcher: launch::Started,
     ids: HostIds,
@@ -205,30 +202,40 @@ fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
     confinement::confine(&places).map_err(|error| error.to_string())
 }
 
-fn prepare(tier: TierChoice) -> Result<Prepared, String> {
-    let cgroups = match tier {
-        TierChoice::Rlimits => None,
-        TierChoice::Full => match cgroup::detect(&cgroup::Options::default()) {
-            Detection::Usable(cgroups) => Some(cgroups),
-            Detection::Unusable { reason, mend } => {
-                return Err(format!(
-                    "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for \
-                     each process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
-                ));
-            }
-        },
-    };
+/// Prepares the strongest of these tiers that this host has.
+fn prepare(tiers: &[Tier]) -> Result<Prepared, String> {
+    let (tier, cgroups) = grounds(tiers)?;
     let state = dirs::state().map_err(|error| error.to_string())?;
     let ids = HostIds::detect().map_err(|error| error.to_string())?;
     let reader = confinement::reader_filter().map_err(|error| error.to_string())?;
     let launcher = launch::start(reader)
         .map_err(|error| format!("the launcher could not be started: {error}"))?;
     Ok(Prepared {
+        tier,
         cgroups,
         launcher,
         ids,
         state,
     })
+}
+
+/// The strongest of these tiers that this host has the cgroups for.
+fn grounds(tiers: &[Tier]) -> Result<(Tier, Option<cgroup::Cgroups>), String> {
+    let without = tiers.iter().find(|tier| !tier.has_cgroups());
+    let Some(full) = tiers.iter().find(|tier| tier.has_cgroups()) else {
+        return Ok((weakest(tiers), None));
+    };
+    match (cgroup::detect(&cgroup::Options::default()), without) {
+        (Detection::Usable(cgroups), _) => Ok((*full, Some(cgroups))),
+        (Detection::Unusable { reason, .. }, Some(weaker)) => {
+            tracing::warn!(%reason, "cells have the tier `{weaker}`, as no limits for whole cells are to be had");
+            Ok((*weaker, None))
+        }
+        (Detection::Unusable { reason, mend }, None) => Err(format!(
+            "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for each \
+             process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
+        )),
+    }
 }
 
 impl Prepared {
@@ -255,16 +262,14 @@ fn examine(args: &doctor::Args) -> ExitCode {
         }
     });
     let usable = matches!(detection, Detection::Usable(_));
-    let tries = [
-        (TierChoice::Full, Tier::Full),
-        (TierChoice::Rlimits, Tier::Rlimits),
-    ];
     // All are prepared before the first is tried: a confined supervisor starts no launcher.
-    let tries = tries.into_iter().skip(usize::from(!usable));
+    let tries = Tier::ALL
+        .into_iter()
+        .filter(|tier| usable || !tier.has_cgroups());
     let mut prepared = Vec::new();
-    for (choice, tried) in tries {
-        let host = probe::host(host_tier(choice)).map_err(|error| error.to_string());
-        match host.and_then(|host| Ok((host, prepare(choice)?))) {
+    for tried in tries {
+        let host = probe::host(tried).map_err(|error| error.to_string());
+        match host.and_then(|host| Ok((host, prepare(&[tried])?))) {
             Ok((host, ready)) => prepared.push((host, tried, ready)),
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
@@ -293,7 +298,8 @@ fn examine(args: &doctor::Args) -> ExitCode {
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
     }
-    let lost = tier.map(doctor::lost).unwrap_or_default();
+    let lost = tier.map_or(&[][..], Tier::lost);
+    let lost = lost.iter().map(|&what| what.to_owned()).collect();
     doctor::report(args, &doctor::Findings { tier, lost, facts })
 }
 

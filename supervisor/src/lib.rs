@@ -37,6 +37,8 @@ pub mod service;
 pub mod shown;
 pub mod streams;
 pub mod supervise;
+pub mod surroundings;
+pub mod tiers;
 pub mod tool;
 pub mod verdict;
 pub mod workspace;
