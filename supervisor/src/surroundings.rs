@@ -74,7 +74,8 @@ impl Surroundings {
             apparmor_profile: fs::read_to_string("/proc/self/attr/apparmor/current")
                 .ok()
                 .map(|text| text.trim_end().to_owned())
-                .filter(|text| !text.is_empty() && text != "unconfined"),
+                // A profile may be there only to be named by: ours is.
+                .filter(|text| text.ends_with("(enforce)")),
             filtered: field("Seccomp").is_some_and(|mode| mode == "2"),
             covered: covered(&mounts),
             program: std::env::current_exe().unwrap_or_default(),
