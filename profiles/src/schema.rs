@@ -12,9 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod editors;
+mod effect;
 mod text;
 
 pub use editors::json_schema;
+pub use effect::Effect;
 pub(crate) use text::HINT_MARK;
 pub use text::{At, Count, FromText, HumanDuration, Rate, Short, Size};
 
@@ -111,19 +113,6 @@ pub struct Run {
     /// Variables taken from the credential store: variable name to credential name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, At<String>>,
-}
-
-/// What a program does to the hosts and sockets that it reaches, by its author's word.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// It only asks.
-    Reads,
-    /// It may add something, and takes nothing away.
-    Adds,
-    /// It may do anything.
-    #[default]
-    Changes,
 }
 
 /// A word of `argv`: text or `"{argument}"`, or a table that says how an argument is passed.

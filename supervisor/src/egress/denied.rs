@@ -177,21 +177,16 @@ pub fn not_tls(destination: &Destination, port: u16) -> Denial {
 
 /// What the kernel refused in the cell; one to the address of a name is about the port.
 #[must_use]
-pub fn attempt(attempt: &Attempt, name: Option<&Name>) -> Denial {
+pub fn attempt(attempt: &Attempt, destination: &Destination) -> Denial {
     let port = attempt.address.port();
-    let destination = match name {
-        Some(name) => Destination::Name(name.clone()),
-        None => Destination::Address(attempt.address.ip()),
-    };
-    let endpoint = endpoint(&destination, port);
+    let endpoint = endpoint(destination, port);
     match attempt.protocol {
         Transport::Tcp => {
-            let refusal = if name.is_some() {
-                Refusal::Port
-            } else {
-                Refusal::Host
+            let refusal = match destination {
+                Destination::Name(_) | Destination::Machine(_) => Refusal::Port,
+                Destination::Address(_) => Refusal::Host,
             };
-            connection(&destination, port, &refusal)
+            connection(destination, port, &refusal)
         }
         Transport::Udp => network(
             format!("send to {endpoint} (udp)"),
