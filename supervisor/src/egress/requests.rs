@@ -24,8 +24,10 @@ pub struct Requests<'a> {
 pub struct Passed {
     /// How many bytes of the client's it was.
     pub taken: usize,
-    /// What goes on in their place; it may hold a secret.
+    /// What goes on in their place; only a head may hold a secret.
     pub sent: Zeroizing<Vec<u8>>,
+    /// Whether it is a whole head, with which a request begins.
+    pub head: bool,
 }
 
 impl<'a> Requests<'a> {
@@ -61,7 +63,11 @@ impl<'a> Requests<'a> {
             // Some servers take a trailer for a header (RFC 9110, section 6.5.1, lets them go).
             Part::Trailers => Zeroizing::new(LINE_END.to_vec()),
         };
-        Ok(Some(Passed { taken, sent }))
+        Ok(Some(Passed {
+            taken,
+            sent,
+            head: part == Part::Head,
+        }))
     }
 
     /// A head with the tool's own headers of these names taken out, and ours put in if the request is

@@ -139,6 +139,7 @@ struct Fields<'a> {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
+    expects: bool,
     /// It asks to go on in HTTP/2 or TLS, where nothing would be checked.
     hidden: bool,
 }
@@ -173,7 +174,20 @@ impl<'a> Fields<'a> {
                 });
             } else if is("http2-settings") {
                 found.hidden = true;
-            } else if is_framing(&field.name.replace('_', "-")) {
+            } else if is("connection") {
+                // Who passes the request on would take the field out first.
+                let mut names = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                let framing = |name: &[u8]| std::str::from_utf8(name).is_ok_and(is_framing);
+                if names.any(framing) {
+                    return Err("a Connection that names a field such as Content-Length");
+                }
+            } else if is("expect") {
+                // What a server does with the body if it expects something else is told nowhere.
+                if found.expects || !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err("an expectation other than `100-continue`");
+                }
+                found.expects = true;
+            } else if is_framing(field.name) {
                 // Some servers take the one for the other.
                 return Err("a field such as `Content_Length`");
             }
@@ -182,11 +196,16 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether a field says where a request goes or how long it is.
+/// Whether a field says where a request goes or how long it is, or does so for servers that take
+/// whatever is neither letter nor digit for the same.
 fn is_framing(name: &str) -> bool {
+    let plain = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() => byte.to_ascii_lowercase(),
+        _ => b'-',
+    };
     ["host", "content-length", "transfer-encoding"]
         .iter()
-        .any(|framing| name.eq_ignore_ascii_case(framing))
+        .any(|framing| name.bytes().map(plain).eq(framing.bytes()))
 }
 
 fn read_length(value: &[u8]) -> Result<u64, &'static str> {
@@ -430,12 +449,16 @@ impl Stream {
 
     fn trailers(&mut self, rest: &[u8]) -> Taken<&'static str> {
         let within = &rest[..rest.len().min(TRAILER_BYTES_MAX)];
+        // As with a head, what came before is not looked through again.
+        let from = self.scanned.min(within.len());
+        let unseen = from.saturating_sub(END_OF_HEAD.len());
         let end = if within.starts_with(b"\r\n") {
             2
-        } else if let Some(end) = find(within, END_OF_HEAD) {
-            end + END_OF_HEAD.len()
+        } else if let Some(end) = find(&within[unseen..], END_OF_HEAD) {
+            unseen + end + END_OF_HEAD.len()
         } else {
-            check_lines(within, 0)?;
+            check_lines(within, from)?;
+            self.scanned = within.len();
             return if within.len() == TRAILER_BYTES_MAX {
                 Err("trailers that are too long")
             } else {
@@ -447,9 +470,7 @@ impl Stream {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         match httparse::parse_headers(text, &mut fields) {
             Ok(httparse::Status::Complete((read, fields))) if read == end => {
-                let framing =
-                    |field: &httparse::Header<'_>| is_framing(&field.name.replace('_', "-"));
-                if fields.iter().any(framing) {
+                if fields.iter().any(|field| is_framing(field.name)) {
                     return Err("a trailer that belongs into a head");
                 }
             }
