@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use harness::builtin::stdout;
 use harness::injected::{INJECTED, REQUESTS, SECRET, assert_exited, everyone, python};
-use harness::internet::{AT_ONCE_MILLIS, WWW, gateway};
+use harness::internet::{AT_ONCE_MILLIS, WWW, assert_denied, gateway};
 use harness::search::holds;
 use harness::stdio::Server;
 use harness::{World, within};
@@ -317,6 +317,43 @@ over("control", www, 443, www, b"POST /v1/control", www)
             let found = seen.iter().any(|line| line.contains(&target));
             assert_eq!(found, arrived, "{name}: {seen:#?}");
         }
+    });
+}
+
+#[test]
+fn a_secret_that_the_server_sends_back_does_not_reach_the_tool() {
+    everyone(|internet, world| {
+        // Servers tell who asks for another path which fields they got.
+        let tables = INJECTED.replace("/v1/*", "/reflect/*");
+        let (outcome, told) = exchanges(
+            world,
+            &tables,
+            r#"
+own = b"X-Own: sk-9f2c7Qm4visible"
+exchange("reflected", request(b"POST /reflect/x", own))
+exchange("reflected in a kept connection", request(b"POST /other/x", own).replace(b"Connection: close\r\n", b""),
+    lambda stream: stream.recv(65536), request(b"POST /reflect/x", own))
+exchange("control", request(b"POST /other/x", own))
+"#,
+        );
+        let secret = format!("Bearer {SECRET}");
+        let reflected = format!("POST www.example.org/reflect/x {secret}");
+        let other = "POST www.example.org/other/x -".to_owned();
+        let seen = internet.seen().authorized();
+        let arrived: Vec<_> = seen.iter().collect();
+        assert_eq!(arrived, [&reflected, &other, &reflected, &other]);
+        assert!(!outcome.to_string().contains(SECRET), "{outcome:#}");
+        assert!(!told["reflected"][2].to_string().contains("bearer"));
+        for name in ["reflected in a kept connection", "control"] {
+            let got = told[name][2].as_str().expect("text");
+            assert!(got.contains("sk-9f2c7Qm4visible"), "{name}: {got}");
+        }
+        assert_denied(
+            &outcome,
+            "an answer of www.example.org:443 with a secret in it",
+            "the tool must not have it",
+            "",
+        );
     });
 }
 

@@ -23,6 +23,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::connection::{Connection, End, Stop};
 use super::denied;
 use super::dial::Destination;
+use super::echoes::{Echoes, Found};
 use super::relay::{self, LastMoved};
 use super::requests::Requests;
 use super::verify::{Peer, Violation, Wrong};
@@ -35,6 +36,8 @@ const ALPN: &[u8] = b"http/1.1";
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a tool to take the answer that refuses its request.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
+/// How long bytes with which a secret may begin wait for those behind them.
+const HELD_MAX: Duration = Duration::from_millis(50);
 /// How much is read at a time.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -141,9 +144,15 @@ impl Connection {
                 .await
                 .map_err(|error| denied::not_opened(destination, port, &error))?;
             let headers = opener.headers_for(name, port).collect();
-            let requests = Requests::new(headers, Peer::Name(name.clone()), port);
+            let secrets = opener
+                .headers_for(name, port)
+                .map(|one| one.secret.expose());
+            let looking = (
+                Requests::new(headers, Peer::Name(name.clone()), port),
+                Echoes::of(secrets),
+            );
             let counts = (&account.sent, &account.received);
-            self.relay_opened(client, server, requests, counts).await
+            self.relay_opened(client, server, looking, counts).await
         };
         let outcome = outcome.await;
         if outcome.is_err() {
@@ -157,7 +166,7 @@ impl Connection {
         &self,
         client: Client<'_>,
         server: Server<'_>,
-        requests: Requests<'_>,
+        (requests, echoes): (Requests<'_>, Echoes<'_>),
         (sent, received): (&AtomicU64, &AtomicU64),
     ) -> Result<(), Stop> {
         let last = LastMoved::default();
@@ -166,7 +175,8 @@ impl Connection {
         let (from_server, to_server) = split(server);
         let ended = {
             let outwards = self.requests(requests, from_tool, to_server, (sent, &last), &awaited);
-            let backwards = self.answers(from_server, &mut to_tool, (received, &last), &awaited);
+            let towards = (&mut to_tool, echoes);
+            let backwards = self.answers(from_server, towards, (received, &last), &awaited);
             tokio::pin!(outwards, backwards);
             tokio::select! {
                 ended = &mut outwards => match ended {
@@ -250,23 +260,48 @@ impl Connection {
     async fn answers(
         &self,
         mut from: impl AsyncRead + Unpin,
-        mut to: impl AsyncWrite + Unpin,
+        (to, mut echoes): (&mut (impl AsyncWrite + Unpin), Echoes<'_>),
         (received, last): (&AtomicU64, &LastMoved),
         awaited: &AtomicBool,
     ) -> Result<(), Stop> {
         let mut buffer = vec![0; READ_BYTES];
         loop {
-            match last.unless_forgotten(from.read(&mut buffer)).await {
+            let reading = last.unless_forgotten(from.read(&mut buffer));
+            let read = if echoes.holds_little() {
+                match timeout(HELD_MAX, reading).await {
+                    Ok(read) => read,
+                    Err(_late) => {
+                        last.unless_forgotten(to.write_all(&echoes.release()))
+                            .await?;
+                        last.unless_forgotten(to.flush()).await?;
+                        continue;
+                    }
+                }
+            } else {
+                reading.await
+            };
+            match read {
                 Ok(read) if read > 0 => {
                     self.account(read, received, last)?;
                     awaited.store(false, Ordering::Relaxed);
-                    last.unless_forgotten(to.write_all(&buffer[..read])).await?;
+                    let passed = echoes
+                        .pass(&buffer[..read])
+                        .map_err(|Found| denied::sent_back(&self.destination, self.port))?;
+                    last.unless_forgotten(to.write_all(&passed)).await?;
                     // An answer may come in events, each of which is waited for.
                     last.unless_forgotten(to.flush()).await?;
                 }
-                Ok(_) => return Ok(last.unless_forgotten(to.shutdown()).await?),
+                Ok(_) => {
+                    last.unless_forgotten(to.write_all(&echoes.release()))
+                        .await?;
+                    return Ok(last.unless_forgotten(to.shutdown()).await?);
+                }
                 // The server did not say that this is the end, and so neither do we.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    last.unless_forgotten(to.write_all(&echoes.release()))
+                        .await?;
+                    return Ok(last.unless_forgotten(to.flush()).await?);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -10,6 +10,8 @@ use super::wire::Header;
 
 /// What comes between a head's lines.
 const LINE_END: &[u8] = b"\r\n";
+/// What a request with a secret says of how its answer may be encoded, if it says anything.
+const AS_IT_IS: &[u8] = b"Accept-Encoding: identity";
 
 /// What a client sends over one connection, to its end.
 pub struct Requests<'a> {
@@ -85,10 +87,16 @@ impl<'a> Requests<'a> {
         let request = lines.next().unwrap_or_default();
         let fields: Vec<_> = lines.map(|line| (name_of(line), line)).collect();
         let overridden = fields.iter().any(|(name, _)| overrides_request(name));
+        let added = if overridden {
+            vec![]
+        } else {
+            self.added_to(request)
+        };
 
         let longest: usize = self.headers.iter().map(|header| header.bytes()).sum();
         // As large as it gets, so that no part of it stays behind where it grew.
-        let mut sent = Zeroizing::new(Vec::with_capacity(bytes.len() + longest));
+        let most = bytes.len() + longest + AS_IT_IS.len();
+        let mut sent = Zeroizing::new(Vec::with_capacity(most));
         let mut push = |parts: &[&[u8]]| {
             for part in parts {
                 sent.extend_from_slice(part);
@@ -98,26 +106,38 @@ impl<'a> Requests<'a> {
         push(&[request]);
         for (name, line) in &fields {
             let replaced = |header: &&Header| header.injection.replaces(name);
-            if !self.headers.iter().any(replaced) {
+            if self.headers.iter().any(replaced) {
+                continue;
+            }
+            // In what is compressed, a secret that comes back could not be seen.
+            let encodes = name.eq_ignore_ascii_case("accept-encoding");
+            if added.is_empty() || !encodes && !name.eq_ignore_ascii_case("te") {
                 push(&[line]);
+            } else if encodes {
+                push(&[AS_IT_IS]);
             }
         }
-        if !overridden {
-            let (method, target) = read_request(request);
-            for (index, header) in self.headers.iter().enumerate() {
-                let injection = &header.injection;
-                let adds = |header: &&&Header| header.injection.adds_to(method, target);
-                let earlier = self.headers[..index].iter().filter(adds);
-                let first = { earlier }.all(|other| !other.injection.replaces(&injection.header));
-                if first && injection.adds_to(method, target) {
-                    let (before, after) = (injection.before.as_bytes(), injection.after.as_bytes());
-                    let secret = header.secret.expose();
-                    push(&[injection.header.as_bytes(), b": ", before, secret, after]);
-                }
-            }
+        for Header { injection, secret } in added {
+            let (before, after) = (injection.before.as_bytes(), injection.after.as_bytes());
+            let name = injection.header.as_bytes();
+            push(&[name, b": ", before, secret.expose(), after]);
         }
         push(&[]);
         Ok(sent)
+    }
+
+    /// The headers that a request gets: of those by one name, the first.
+    fn added_to(&self, request: &[u8]) -> Vec<&'a Header> {
+        let (method, target) = read_request(request);
+        let mut added: Vec<&Header> = Vec::new();
+        for header in &self.headers {
+            let name = &header.injection.header;
+            let taken = added.iter().any(|other| other.injection.replaces(name));
+            if !taken && header.injection.adds_to(method, target) {
+                added.push(header);
+            }
+        }
+        added
     }
 }
 
@@ -223,6 +243,19 @@ mod tests {
         }
         let overridden = format!("GET /v1/x HTTP/1.1\r\n{HOST}X-Original-URL: /admin\r\n\r\n");
         assert_eq!(passed(&overridden), Ok(overridden.clone()));
+    }
+
+    #[test]
+    fn answers_to_requests_with_the_secret_are_not_compressed() {
+        let encoded = "TE: gzip\r\naccept-encoding: gzip, br\r\nA: b\r\n";
+        let request = format!("GET /v1/x HTTP/1.1\r\n{HOST}{encoded}\r\n");
+        let expected = format!(
+            "GET /v1/x HTTP/1.1\r\n{HOST}Accept-Encoding: identity\r\nA: b\r\n\
+             Authorization: Basic hidden\r\nX-Key: hidden\r\n\r\n"
+        );
+        assert_eq!(passed(&request), Ok(expected));
+        let other = format!("GET /v2 HTTP/1.1\r\n{HOST}{encoded}\r\n");
+        assert_eq!(passed(&other), Ok(other.clone()));
     }
 
     #[test]
