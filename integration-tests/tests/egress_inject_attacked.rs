@@ -204,6 +204,38 @@ exchange("control by itself", hidden + request(b"GET /last"))
 }
 
 #[test]
+fn no_request_with_the_secret_becomes_the_body_of_another() {
+    everyone(|internet, world| {
+        let (outcome, told) = exchanges(
+            world,
+            INJECTED,
+            r#"
+kept = b"%b HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: %d\r\n\r\n%b"
+def answered(stream):
+    return stream.recv(65536)
+def echo(length):
+    return kept % (b"POST /echo", length, b"")
+wanted = kept % (b"POST /v1/x", 2, b"{}")
+exchange("leaves", kept % (b"POST /leaves", len(echo(106)), echo(106)), answered, wanted)
+exchange("control", kept % (b"POST /v1/x", 2, b"{}"), answered, wanted.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+exchange("echo", request(b"POST /echo", body=b"mine"))
+"#,
+        );
+        let seen = internet.seen();
+        let secret = format!("POST www.example.org/v1/x Bearer {SECRET}");
+        let with = seen.authorized();
+        let with = with.iter().filter(|line| **line == secret);
+        assert_eq!(with.count(), 2, "{told:#}");
+        let echoed: Vec<_> = seen.of("echoed").map(|event| &event["text"]).collect();
+        assert!(echoed.contains(&&json!("mine")), "{echoed:#?}");
+        for text in echoed {
+            assert!(!text.to_string().contains(SECRET), "{text}");
+        }
+        assert!(!outcome.to_string().contains(SECRET));
+    });
+}
+
+#[test]
 fn what_is_refused_is_answered_unless_an_earlier_answer_is_awaited() {
     everyone(|internet, world| {
         let (outcome, told) = exchanges(

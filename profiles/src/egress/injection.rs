@@ -167,8 +167,15 @@ impl Injection {
     /// the same.
     #[must_use]
     pub fn replaces(&self, field: &str) -> bool {
-        plain(field) == plain(&self.header)
+        is_same_field(field, &self.header)
     }
+}
+
+/// Whether two names are one field's, at least for servers that take whatever is neither letter nor
+/// digit for the same.
+#[must_use]
+pub fn is_same_field(one: &str, other: &str) -> bool {
+    plain(one) == plain(other)
 }
 
 /// Whether a field can make a server take a request for another than its first line says.

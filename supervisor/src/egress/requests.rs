@@ -1,10 +1,10 @@
 //! The requests of a tool to a host whose TLS is opened: each checked, and passed on with the headers
 //! that the profile adds in place of the tool's own.
 
-use profiles::egress::overrides_request;
+use profiles::egress::{is_same_field, overrides_request};
 use zeroize::Zeroizing;
 
-use super::verify::http1::{Part, Stream};
+use super::verify::http1::{Body, Part, Stream};
 use super::verify::{Head, Peer, Wrong};
 use super::wire::Header;
 
@@ -13,10 +13,15 @@ const LINE_END: &[u8] = b"\r\n";
 /// What a request with a secret says of how its answer may be encoded, if it says anything.
 const AS_IT_IS: &[u8] = b"Accept-Encoding: identity";
 
+/// What the last request on a connection says.
+const LAST: &[u8] = b"Connection: close";
+
 /// What a client sends over one connection, to its end.
 pub struct Requests<'a> {
     headers: Vec<&'a Header>,
     stream: Stream,
+    /// No request may follow the one that is being passed on.
+    last: bool,
     peer: Peer,
     port: u16,
 }
@@ -39,6 +44,7 @@ impl<'a> Requests<'a> {
         Self {
             headers,
             stream: Stream::default(),
+            last: false,
             peer,
             port,
         }
@@ -55,6 +61,10 @@ impl<'a> Requests<'a> {
     /// # Errors
     /// Why the connection is refused.
     pub fn next(&mut self, pending: &[u8]) -> Result<Option<Passed>, Wrong> {
+        if self.last && self.stream.begins() && !pending.is_empty() {
+            let what = "a request behind one that was said to be the connection's last";
+            return Err(Wrong::Malformed(what));
+        }
         let Some((taken, part)) = self.stream.piece(pending, &self.peer, self.port)? else {
             return Ok(None);
         };
@@ -74,9 +84,10 @@ impl<'a> Requests<'a> {
 
     /// A head with the tool's own headers of these names taken out, and ours put in if the request is
     /// one that they are for.
-    fn head(&self, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Wrong> {
+    fn head(&mut self, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Wrong> {
         let head = Head::read(bytes).map_err(Wrong::Malformed)?;
-        if head.is_some_and(|head| head.upgrade) {
+        let head = head.ok_or(Wrong::Malformed("a head without its end"))?;
+        if head.upgrade {
             let what = "an HTTP request to go on in another protocol (Upgrade)";
             return Err(Wrong::Tunnel(what));
         }
@@ -92,10 +103,11 @@ impl<'a> Requests<'a> {
         } else {
             self.added_to(request)
         };
+        self.last = !leaves_nothing(&head, request, !added.is_empty());
 
         let longest: usize = self.headers.iter().map(|header| header.bytes()).sum();
         // As large as it gets, so that no part of it stays behind where it grew.
-        let most = bytes.len() + longest + AS_IT_IS.len();
+        let most = bytes.len() + longest + AS_IT_IS.len() + LAST.len() + LINE_END.len();
         let mut sent = Zeroizing::new(Vec::with_capacity(most));
         let mut push = |parts: &[&[u8]]| {
             for part in parts {
@@ -109,13 +121,19 @@ impl<'a> Requests<'a> {
             if self.headers.iter().any(replaced) {
                 continue;
             }
+            if self.last && name.eq_ignore_ascii_case("connection") {
+                continue;
+            }
             // In what is compressed, a secret that comes back could not be seen.
-            let encodes = name.eq_ignore_ascii_case("accept-encoding");
-            if added.is_empty() || !encodes && !name.eq_ignore_ascii_case("te") {
+            let encodes = is_same_field(name, "accept-encoding");
+            if added.is_empty() || !encodes && !is_same_field(name, "te") {
                 push(&[line]);
             } else if encodes {
                 push(&[AS_IT_IS]);
             }
+        }
+        if self.last {
+            push(&[LAST]);
         }
         for Header { injection, secret } in added {
             let (before, after) = (injection.before.as_bytes(), injection.after.as_bytes());
@@ -148,6 +166,15 @@ impl Header {
         let value = injection.before.len() + secret.expose().len() + injection.after.len();
         injection.header.len() + 2 + value + LINE_END.len()
     }
+}
+
+/// Whether a server that misreads a request cannot have some of its body left, and take the next
+/// request, with a secret, for what follows that: there is no body, or the server must read it to do
+/// what the request is for.
+fn leaves_nothing(head: &Head, request: &[u8], has_secret: bool) -> bool {
+    let (method, _) = read_request(request);
+    let reads = has_secret && !head.expects && ["PATCH", "POST", "PUT"].contains(&method);
+    head.body == Body::Length(0) || reads
 }
 
 /// The name of a field; a head that was checked has only ASCII in it.
@@ -243,6 +270,32 @@ mod tests {
         }
         let overridden = format!("GET /v1/x HTTP/1.1\r\n{HOST}X-Original-URL: /admin\r\n\r\n");
         assert_eq!(passed(&overridden), Ok(overridden.clone()));
+    }
+
+    #[test]
+    fn no_secret_follows_a_body_that_a_server_might_leave() {
+        let get = format!("GET /v1/x HTTP/1.1\r\n{HOST}\r\n");
+        let (close, length) = ("Connection: close\r\n", "Content-Length: 1\r\n");
+        let expect = "Expect: 100-continue\r\n";
+        for (line, fields) in [
+            ("POST /other", ""),
+            ("GET /v1/x", ""),
+            ("POST /v1/chat", expect),
+        ] {
+            let request =
+                format!("{line} HTTP/1.1\r\n{HOST}Connection: keep-alive\r\n{fields}{length}\r\nx");
+            let sent = passed(&request).expect("it passes");
+            assert!(
+                sent.contains(close) && !sent.contains("keep-alive"),
+                "{sent}"
+            );
+            let followed = passed(&format!("{request}{get}"));
+            assert!(matches!(followed, Err(Wrong::Malformed(_))), "{line}");
+        }
+        for line in ["POST /v1/chat", "POST /v1/chat?a"] {
+            let request = format!("{line} HTTP/1.1\r\n{HOST}{length}\r\nx{get}");
+            assert!(!passed(&request).expect("both pass").contains(close));
+        }
     }
 
     #[test]

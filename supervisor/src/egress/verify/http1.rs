@@ -30,6 +30,8 @@ pub struct Head {
     pub body: Body,
     /// Whether it asks for another protocol on the connection.
     pub upgrade: bool,
+    /// Whether the client waits to be asked for the body.
+    pub expects: bool,
     /// Whether it asks for what would hide later requests.
     pub tunnel: Option<&'static str>,
     /// How many bytes it takes up.
@@ -113,6 +115,7 @@ impl Head {
             authorities,
             body,
             upgrade: fields.upgrade,
+            expects: fields.expects,
             tunnel,
             length,
         })
@@ -479,6 +482,12 @@ impl Stream {
         }
         self.state = State::Head;
         Ok(Some(end))
+    }
+
+    /// Whether what comes next begins a request.
+    #[must_use]
+    pub fn begins(&self) -> bool {
+        self.state == State::Head
     }
 
     /// Whether the server's next answer may be one to a request for another protocol: only to the
