@@ -362,9 +362,14 @@ fn a_secret_that_the_server_sends_back_does_not_reach_the_tool() {
             &tables,
             r#"
 own = b"X-Own: sk-9f2c7Qm4visible"
+def whole(stream):
+    got = b""
+    while not got.endswith(b"}}"):
+        got += stream.recv(65536)
+    return got
 exchange("reflected", request(b"POST /reflect/x", own))
 exchange("reflected in a kept connection", request(b"POST /other/x", own).replace(b"Connection: close\r\n", b""),
-    lambda stream: stream.recv(65536), request(b"POST /reflect/x", own))
+    whole, request(b"POST /reflect/x", own))
 exchange("control", request(b"POST /other/x", own))
 "#,
         );

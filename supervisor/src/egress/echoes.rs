@@ -1,79 +1,85 @@
 //! Secrets that a server sends back: found in its answers, as far as they come as they were sent,
 //! before the tool has them.
+//!
+//! The last bytes that came always wait for those behind them, whatever they are. If only the
+//! beginning of a secret did, a tool that has a server repeat its guesses would see by their delay
+//! which of them is right, letter by letter.
 
 use memchr::memmem::Finder;
 use zeroize::Zeroizing;
 
 /// Shortest secret that is looked for: shorter ones could be anything.
 const SECRET_BYTES_MIN: usize = 8;
-/// From so many bytes of a secret on, what came is taken for its beginning, however late the rest is.
-const BEGUN_BYTES: usize = 16;
 
 /// What looks for secrets in a server's answers over one connection.
 pub struct Echoes<'a> {
-    secrets: Vec<(&'a [u8], Finder<'a>)>,
-    /// The last bytes that came, if a secret may begin with them.
-    held: Zeroizing<Vec<u8>>,
+    secrets: Vec<Finder<'a>>,
+    /// So many bytes at the end of what came may be the beginning of a secret.
+    most: usize,
+    /// Those bytes.
+    last: Zeroizing<Vec<u8>>,
+    /// How many of them have gone on.
+    gone: usize,
 }
 
 /// A secret came back.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Found;
+pub struct Found {
+    /// What came before it, and may go on.
+    pub before: Zeroizing<Vec<u8>>,
+}
 
 impl<'a> Echoes<'a> {
     /// Looks for these.
     #[must_use]
     pub fn of(secrets: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let secrets = secrets.into_iter();
-        let long = secrets.filter(|secret| secret.len() >= SECRET_BYTES_MIN);
+        let long: Vec<_> = secrets
+            .filter(|secret| secret.len() >= SECRET_BYTES_MIN)
+            .collect();
+        let longest = long.iter().map(|secret| secret.len()).max();
         Self {
-            secrets: long.map(|secret| (secret, Finder::new(secret))).collect(),
-            held: Zeroizing::default(),
+            secrets: long.into_iter().map(Finder::new).collect(),
+            most: longest.map_or(0, |longest| longest - 1),
+            last: Zeroizing::default(),
+            gone: 0,
         }
     }
 
-    /// Takes what came, and returns what may go on; the last of it is held if a secret may begin there.
+    /// Takes what came, and returns what may go on.
     ///
     /// # Errors
     /// If there is a secret in it.
     pub fn pass(&mut self, came: &[u8]) -> Result<Zeroizing<Vec<u8>>, Found> {
-        let mut all = Zeroizing::new(Vec::with_capacity(self.held.len() + came.len()));
-        all.extend_from_slice(&self.held);
+        let mut all = Zeroizing::new(Vec::with_capacity(self.last.len() + came.len()));
+        all.extend_from_slice(&self.last);
         all.extend_from_slice(came);
-        if self
-            .secrets
-            .iter()
-            .any(|(_, finder)| finder.find(&all).is_some())
-        {
-            return Err(Found);
+        let found = self.secrets.iter().filter_map(|one| one.find(&all));
+        if let Some(at) = found.min() {
+            let before = Zeroizing::new(all[self.gone.min(at)..at].to_vec());
+            return Err(Found { before });
         }
-        let begun = self.secrets.iter().map(|(secret, _)| begun(secret, &all));
-        let kept = all.len() - begun.max().unwrap_or_default();
-        self.held = Zeroizing::new(all[kept..].to_vec());
-        all.truncate(kept);
-        Ok(all)
+        let kept = all.len() - all.len().min(self.most);
+        let passed = kept.max(self.gone);
+        self.last = Zeroizing::new(all[kept..].to_vec());
+        let passing = Zeroizing::new(all[self.gone..passed].to_vec());
+        self.gone = passed - kept;
+        Ok(passing)
     }
 
-    /// Whether what is held should go on if nothing comes behind it for a while.
+    /// Whether something waits for what comes behind it.
     #[must_use]
-    pub fn holds_little(&self) -> bool {
-        (1..BEGUN_BYTES).contains(&self.held.len())
+    pub fn waits(&self) -> bool {
+        self.gone < self.last.len()
     }
 
-    /// Gives up what is held.
+    /// Gives up what waits: nothing has come behind it for a while, or ever will.
     #[must_use]
     pub fn release(&mut self) -> Zeroizing<Vec<u8>> {
-        std::mem::take(&mut self.held)
+        let waiting = Zeroizing::new(self.last[self.gone..].to_vec());
+        self.gone = self.last.len();
+        waiting
     }
-}
-
-/// How many of the last bytes a secret begins with; never all of it.
-fn begun(secret: &[u8], bytes: &[u8]) -> usize {
-    let longest = bytes.len().min(secret.len() - 1);
-    let mut lengths = (1..=longest).rev();
-    lengths
-        .find(|length| bytes.ends_with(&secret[..*length]))
-        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -86,21 +92,39 @@ mod tests {
         Echoes::of([SECRET, b"short", b"another-one"])
     }
 
+    /// What goes on of a text in pieces, and whether all of it does; some are long awaited.
+    fn passed(text: &[u8], size: usize, late: usize) -> (Vec<u8>, bool) {
+        let mut echoes = echoes();
+        let mut passed = Vec::new();
+        for (number, part) in text.chunks(size).enumerate() {
+            match echoes.pass(part) {
+                Ok(part) => passed.extend_from_slice(&part),
+                Err(Found { before }) => {
+                    passed.extend_from_slice(&before);
+                    return (passed, false);
+                }
+            }
+            if (number + 1) % late == 0 {
+                passed.extend_from_slice(&echoes.release());
+                assert!(!echoes.waits());
+            }
+        }
+        passed.extend_from_slice(&echoes.release());
+        (passed, true)
+    }
+
     #[test]
     fn a_secret_is_found_however_it_is_cut() {
-        let text = [b"{\"Authorization\": \"Bearer sk-", SECRET, b"\"}"].concat();
-        for size in 1..=text.len() {
-            let mut echoes = echoes();
-            let mut passed = Vec::new();
-            let found = text.chunks(size).any(|part| match echoes.pass(part) {
-                Ok(part) => {
-                    passed.extend_from_slice(&part);
-                    false
-                }
-                Err(Found) => true,
-            });
-            assert!(found, "{size}");
-            assert!(!passed.windows(4).any(|part| part == b"0123"), "{size}");
+        for secret in [SECRET, b"another-one"] {
+            let before = b"{\"Authorization\": \"Bearer sk-";
+            let text = [before, secret, b"\"}"].concat();
+            for size in 1..=text.len() {
+                let (got, whole) = passed(&text, size, usize::MAX);
+                assert_eq!((&got[..], whole), (&before[..], false), "{size}");
+                // Who got its beginning, since the rest was late, does not get the rest.
+                let (got, whole) = passed(&text, size, 2);
+                assert!(!whole && got.len() < before.len() + secret.len(), "{size}");
+            }
         }
     }
 
@@ -108,25 +132,26 @@ mod tests {
     fn everything_else_passes_unchanged() {
         let text = b"sk-sk-sk-01 short sk-sk-0123456789abcdeX another-on anot sk-";
         for size in 1..=text.len() {
-            let mut echoes = echoes();
-            let mut passed = Vec::new();
-            for part in text.chunks(size) {
-                passed.extend_from_slice(&echoes.pass(part).expect("there is none"));
+            for late in [1, 2, 5, usize::MAX] {
+                assert_eq!(passed(text, size, late), (text.to_vec(), true), "{size}");
             }
-            assert!(echoes.holds_little());
-            passed.extend_from_slice(&echoes.release());
-            assert!(!echoes.holds_little());
-            assert_eq!(passed, text, "{size}");
         }
+        let mut none = Echoes::of([b"short".as_slice()]);
+        assert_eq!(*none.pass(b"short").expect("not looked for"), b"short");
+        assert!(!none.waits());
     }
 
     #[test]
-    fn much_of_a_secret_is_held_and_little_is_not() {
-        let mut echoes = echoes();
-        assert_eq!(*echoes.pass(b"a sk-sk-").expect("none"), b"a ");
-        assert!(echoes.holds_little());
-        assert_eq!(*echoes.pass(b"0123456789").expect("none"), b"");
-        assert!(!echoes.holds_little());
-        assert_eq!(*echoes.pass(b"x").expect("none"), b"sk-sk-0123456789x");
+    fn a_right_guess_waits_as_long_as_a_wrong_one() {
+        for guess in [
+            "sk-sk-0123456789abcde",
+            "sk-sk-0123456789abcdx",
+            "xxxxxxxxxxxxxxxxxxxxx",
+        ] {
+            let mut echoes = echoes();
+            let text = format!("you said {guess}");
+            let went = echoes.pass(text.as_bytes()).expect("it is none");
+            assert_eq!(went.len(), text.len() - (SECRET.len() - 1), "{guess}");
+        }
     }
 }

@@ -36,7 +36,7 @@ const ALPN: &[u8] = b"http/1.1";
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for a tool to take the answer that refuses its request.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
-/// How long bytes with which a secret may begin wait for those behind them.
+/// How long the last bytes of what a server sent wait for those behind them.
 const HELD_MAX: Duration = Duration::from_millis(50);
 /// How much is read at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -267,7 +267,7 @@ impl Connection {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             let reading = last.unless_forgotten(from.read(&mut buffer));
-            let read = if echoes.holds_little() {
+            let read = if echoes.waits() {
                 match timeout(HELD_MAX, reading).await {
                     Ok(read) => read,
                     Err(_late) => {
@@ -284,12 +284,16 @@ impl Connection {
                 Ok(read) if read > 0 => {
                     self.account(read, received, last)?;
                     awaited.store(false, Ordering::Relaxed);
-                    let passed = echoes
-                        .pass(&buffer[..read])
-                        .map_err(|Found| denied::sent_back(&self.destination, self.port))?;
+                    let (passed, found) = match echoes.pass(&buffer[..read]) {
+                        Ok(passed) => (passed, false),
+                        Err(Found { before }) => (before, true),
+                    };
                     last.unless_forgotten(to.write_all(&passed)).await?;
                     // An answer may come in events, each of which is waited for.
                     last.unless_forgotten(to.flush()).await?;
+                    if found {
+                        return Err(denied::sent_back(&self.destination, self.port).into());
+                    }
                 }
                 Ok(_) => {
                     last.unless_forgotten(to.write_all(&echoes.release()))
