@@ -10,7 +10,7 @@ use super::wire::Header;
 
 /// What comes between a head's lines.
 const LINE_END: &[u8] = b"\r\n";
-/// What a request with a secret says of how its answer may be encoded, if it says anything.
+/// What a request with a secret says of how its answer may be encoded.
 const AS_IT_IS: &[u8] = b"Accept-Encoding: identity";
 
 /// What the last request on a connection says.
@@ -107,7 +107,7 @@ impl<'a> Requests<'a> {
 
         let longest: usize = self.headers.iter().map(|header| header.bytes()).sum();
         // As large as it gets, so that no part of it stays behind where it grew.
-        let most = bytes.len() + longest + AS_IT_IS.len() + LAST.len() + LINE_END.len();
+        let most = bytes.len() + longest + AS_IT_IS.len() + LAST.len() + 2 * LINE_END.len();
         let mut sent = Zeroizing::new(Vec::with_capacity(most));
         let mut push = |parts: &[&[u8]]| {
             for part in parts {
@@ -118,19 +118,15 @@ impl<'a> Requests<'a> {
         push(&[request]);
         for (name, line) in &fields {
             let replaced = |header: &&Header| header.injection.replaces(name);
-            if self.headers.iter().any(replaced) {
-                continue;
-            }
-            if self.last && name.eq_ignore_ascii_case("connection") {
-                continue;
-            }
-            // In what is compressed, a secret that comes back could not be seen.
-            let encodes = is_same_field(name, "accept-encoding");
-            if added.is_empty() || !encodes && !is_same_field(name, "te") {
+            let taken_out = self.headers.iter().any(replaced)
+                || self.last && name.eq_ignore_ascii_case("connection")
+                || !added.is_empty() && compresses(name);
+            if !taken_out {
                 push(&[line]);
-            } else if encodes {
-                push(&[AS_IT_IS]);
             }
+        }
+        if !added.is_empty() {
+            push(&[AS_IT_IS]);
         }
         if self.last {
             push(&[LAST]);
@@ -166,6 +162,12 @@ impl Header {
         let value = injection.before.len() + secret.expose().len() + injection.after.len();
         injection.header.len() + 2 + value + LINE_END.len()
     }
+}
+
+/// Whether a field can have an answer come compressed, where a secret could not be seen.
+fn compresses(field: &str) -> bool {
+    let names = ["accept-encoding", "te"];
+    names.iter().any(|name| is_same_field(field, name))
 }
 
 /// Whether a server that misreads a request cannot have some of its body left, and take the next
@@ -248,8 +250,8 @@ mod tests {
              Content-Length: 4\r\n\r\nbody"
         );
         let expected = format!(
-            "POST /v1/chat HTTP/1.1\r\n{HOST}Content-Length: 4\r\nAuthorization: Bearer hidden\r\n\
-             \r\nbody"
+            "POST /v1/chat HTTP/1.1\r\n{HOST}Content-Length: 4\r\n\
+             Accept-Encoding: identity\r\nAuthorization: Bearer hidden\r\n\r\nbody"
         );
         assert_eq!(passed(&request), Ok(expected));
     }
@@ -303,7 +305,7 @@ mod tests {
         let encoded = "TE: gzip\r\naccept-encoding: gzip, br\r\nA: b\r\n";
         let request = format!("GET /v1/x HTTP/1.1\r\n{HOST}{encoded}\r\n");
         let expected = format!(
-            "GET /v1/x HTTP/1.1\r\n{HOST}Accept-Encoding: identity\r\nA: b\r\n\
+            "GET /v1/x HTTP/1.1\r\n{HOST}A: b\r\nAccept-Encoding: identity\r\n\
              Authorization: Basic hidden\r\nX-Key: hidden\r\n\r\n"
         );
         assert_eq!(passed(&request), Ok(expected));
@@ -323,10 +325,16 @@ mod tests {
             request.replacen("\r\n\r\n", &format!("\r\n{fields}\r\n"), 1)
         };
         let expected = [
-            with(&get, "Authorization: Basic hidden\r\nX-Key: hidden\r\n"),
+            with(
+                &get,
+                "Accept-Encoding: identity\r\nAuthorization: Basic hidden\r\nX-Key: hidden\r\n",
+            ),
             other.clone(),
-            with(&chunked, "Authorization: Bearer hidden\r\n")
-                .replace("0\r\nAuthorization: mine\r\n", "0\r\n"),
+            with(
+                &chunked,
+                "Accept-Encoding: identity\r\nAuthorization: Bearer hidden\r\n",
+            )
+            .replace("0\r\nAuthorization: mine\r\n", "0\r\n"),
             other.clone(),
         ];
         let all = format!("{get}{other}{chunked}{other}");

@@ -115,7 +115,7 @@ impl Head {
             authorities,
             body,
             upgrade: fields.upgrade,
-            expects: fields.expects,
+            expects: fields.expected.is_some(),
             tunnel,
             length,
         })
@@ -142,7 +142,7 @@ struct Fields<'a> {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
-    expects: bool,
+    expected: Option<&'a [u8]>,
     /// It asks to go on in HTTP/2 or TLS, where nothing would be checked.
     hidden: bool,
 }
@@ -186,10 +186,10 @@ impl<'a> Fields<'a> {
                 }
             } else if is("expect") {
                 // What a server does with the body if it expects something else is told nowhere.
-                if found.expects || !value.eq_ignore_ascii_case(b"100-continue") {
+                let twice = found.expected.replace(value).is_some();
+                if twice || !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err("an expectation other than `100-continue`");
                 }
-                found.expects = true;
             } else if is_framing(field.name) {
                 // Some servers take the one for the other.
                 return Err("a field such as `Content_Length`");
