@@ -533,7 +533,9 @@ def tls(directory):
 
 
 def plain(port, address="::"):
-    listen(port, lambda client, local: Http(client, port, local).serve(), address)
+    prior = lambda client: client.recv(4, socket.MSG_PEEK) == b"PRI "  # RFC 9113, section 3.3
+    http2 = lambda client: serve_http2(client, {"port": port, "prior": True})
+    listen(port, lambda c, local: http2(c) if prior(c) else Http(c, port, local).serve(), address)
 
 
 def proxy(zone):

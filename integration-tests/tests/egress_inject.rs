@@ -241,7 +241,48 @@ fn the_hosts_own_trust_store_decides_who_gets_the_secret() {
         let refused = python(&world, &tables, "print(1)");
         assert_eq!(refused["status"], "refused", "{refused:#}");
         let reason = refused["reason"].as_str().unwrap_or_default();
-        assert!(reason.contains("it holds no certificate"), "{reason}");
+        assert!(
+            reason.contains("it holds no certificate that is valid now"),
+            "{reason}"
+        );
+    });
+}
+
+#[test]
+fn an_authority_whose_time_is_over_is_none() {
+    Internet::everyone(|internet, world| {
+        let name = "stranger.example.org";
+        let mut world = internet.world(world.who);
+        world.secret("openai", SECRET, 0o600);
+        let tables = INJECTED.replace("www.example.org", name);
+        let mut trusting = |by: Authority, beside: &str| {
+            internet.certify(name, by, name, 2);
+            let own = fs::read_to_string(internet.stranger()).expect("it was made");
+            let store = world.write("store.pem", &(own + beside));
+            fs::set_permissions(&store, Permissions::from_mode(0o644)).expect("it is ours");
+            let store = store.display().to_string();
+            world.env.insert("SSL_CERT_FILE".to_owned(), store);
+            let script = format!("print(request('{name}', 'POST', '/v1/x'))");
+            python(&world, &tables, &script)
+        };
+        let usual = fs::read_to_string(internet.authority()).expect("it was made");
+        // The control: the same with an authority that is in its time.
+        let control = trusting(Authority::Stranger, &usual);
+        assert_eq!(stdout(&control).trim(), "200", "{control:#}");
+        assert_eq!(internet.seen().authorized().len(), 1);
+
+        let lapsed = trusting(Authority::Lapsed, &usual);
+        let said = stdout(&lapsed);
+        assert_eq!(said.trim(), "ConnectionResetError", "{lapsed:#}");
+        let told = lapsed["denials"].to_string();
+        assert!(told.contains("UnknownIssuer"), "{lapsed:#}");
+        let alone = trusting(Authority::Lapsed, "");
+        let reason = alone["reason"].as_str().unwrap_or_default();
+        assert!(
+            reason.contains("no certificate that is valid now"),
+            "{alone:#}"
+        );
+        assert!(internet.seen().authorized().is_empty());
     });
 }
 

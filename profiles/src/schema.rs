@@ -96,6 +96,9 @@ pub struct Run {
     /// Exit statuses that mean success; `[0]` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success: Option<At<Vec<u8>>>,
+    /// What the program does to what it reaches, for the hints to clients; nothing enforces it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<At<Effect>>,
     /// Working directory in the cell; `/work` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<At<String>>,
@@ -108,6 +111,19 @@ pub struct Run {
     /// Variables taken from the credential store: variable name to credential name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, At<String>>,
+}
+
+/// What a program does to the hosts and sockets that it reaches, by its author's word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// It only asks.
+    Reads,
+    /// It may add something, and takes nothing away.
+    Adds,
+    /// It may do anything.
+    #[default]
+    Changes,
 }
 
 /// A word of `argv`: text or `"{argument}"`, or a table that says how an argument is passed.

@@ -41,6 +41,8 @@ const CORE_BYTES: u64 = 1;
 pub struct Places {
     /// Receipts, results, workspaces.
     pub state: Option<PathBuf>,
+    /// A directory of the user's for what a tool left: files are made there, and none is removed.
+    pub out: Option<PathBuf>,
     /// Below these, cells' control groups are made.
     pub cgroups: Vec<PathBuf>,
     /// A process that is like cells' in that it stays outside, whose entries in `/proc` must stay to
@@ -173,8 +175,10 @@ fn enforce_landlock(places: &Places) -> Result<u32, String> {
         .cgroups
         .iter()
         .map(|path| (path, files | directories));
+    let makes = AccessFs::MakeReg | AccessFs::MakeDir | AccessFs::WriteFile;
+    let out = places.out.iter().map(|path| (path, makes));
     let mut ruleset = ruleset.create().map_err(text)?;
-    for (path, access) in state.chain(groups) {
+    for (path, access) in state.chain(groups).chain(out) {
         let rule = beneath(path, access & handled)?;
         ruleset = ruleset.add_rule(rule).map_err(text)?;
     }

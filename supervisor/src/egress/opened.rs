@@ -24,6 +24,7 @@ use super::connection::{Connection, End, Stop};
 use super::denied;
 use super::dial::Destination;
 use super::echoes::{Echoes, Found};
+use super::opening::holds_now;
 use super::relay::{self, LastMoved};
 use super::requests::Requests;
 use super::verify::{Peer, Violation, Wrong};
@@ -66,7 +67,8 @@ impl Opener {
             .read_to_end(&mut pem)?;
         let mut roots = RootCertStore::empty();
         // One that is none does no harm: servers are checked by the others.
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+        let listed = CertificateDer::pem_slice_iter(&pem).flatten();
+        roots.add_parsable_certificates(listed.filter(holds_now));
         if roots.is_empty() {
             return Err(io::Error::other("the host has no certificate authorities"));
         }
