@@ -333,8 +333,7 @@ class Http:
             # Before the body, which may never end.
             sent = {"agent": fields.get("user-agent"), "authorization": fields.get("authorization")}
             tell(event="request", **sent, **seen)
-            # Some servers leave a body where they await none, and take it for the next request.
-            seen["body"] = 0 if target == "/leaves" else self.body(fields)
+            seen["body"] = 0 if target == "/leaves" else self.body(fields)  # what is left comes next
             seen["fields"] = fields
             path = target.split("://")[-1].partition("/")[2] if "://" in target else target[1:]
             if not self.answer(path.split("/"), seen) or fields.get("connection") == "close":
@@ -392,9 +391,7 @@ class Http:
             case "v1":
                 self.chat(seen)
             case "echo":
-                tell(event="echoed", text=self.text.decode("latin-1"))
-                self.head(200, f"Content-Length: {len(self.text)}")
-                self.client.sendall(self.text)
+                return tell(event="echoed", text=self.text.decode("latin-1"))
             case "redirect":
                 self.head(302, f"Location: http://{'/'.join(path[1:])}", "Content-Length: 0")
             case _:

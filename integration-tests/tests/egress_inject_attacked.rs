@@ -254,8 +254,9 @@ exchange("upgrade", request(b"GET /v1/x", b"Upgrade: websocket"))
 exchange("later", kept, first, other)
 exchange("awaited", b"GET /stall HTTP/1.1\r\nHost: www.example.org\r\n\r\n" + other)
 exchange("within", b"POST /v1/x HTTP/1.1\r\nHost: www.example.org\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n")
+# It sends the body behind the head, whatever has come of that.
 connection = http.client.HTTPSConnection("www.example.org", timeout=10, context=trust)
-connection.request("POST", "/v1/x", b"{}", {"Host": "other.example.org"})
+connection.request("POST", "/v1/x", b"x" * 100_000, {"Host": "other.example.org"})
 answer = connection.getresponse()
 told["client"] = [str(answer.status), 0, answer.read().decode()]
 exchange("control", request(b"POST /v1/x"))

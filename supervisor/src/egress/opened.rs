@@ -35,8 +35,10 @@ use crate::outcome::Denial;
 const ALPN: &[u8] = b"http/1.1";
 /// Longest wait for a handshake with either side.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for a tool to take the answer that refuses its request.
+/// Longest wait for a tool to take the answer that refuses its request, and to end.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
+/// Most bytes that are still taken from it meanwhile.
+const REFUSED_BYTES_MAX: u64 = 1 << 20;
 /// How long the last bytes of what a server sent wait for those behind them.
 const HELD_MAX: Duration = Duration::from_millis(50);
 /// How much is read at a time.
@@ -173,10 +175,11 @@ impl Connection {
     ) -> Result<(), Stop> {
         let last = LastMoved::default();
         let awaited = AtomicBool::new(false);
-        let (from_tool, mut to_tool) = split(client);
+        let (mut from_tool, mut to_tool) = split(client);
         let (from_server, to_server) = split(server);
         let ended = {
-            let outwards = self.requests(requests, from_tool, to_server, (sent, &last), &awaited);
+            let from = &mut from_tool;
+            let outwards = self.requests(requests, from, to_server, (sent, &last), &awaited);
             let towards = (&mut to_tool, echoes);
             let backwards = self.answers(from_server, towards, (received, &last), &awaited);
             tokio::pin!(outwards, backwards);
@@ -198,7 +201,10 @@ impl Connection {
                     let answer = refusal(&violation);
                     let telling = async {
                         to_tool.write_all(answer.as_bytes()).await?;
-                        to_tool.shutdown().await
+                        to_tool.shutdown().await?;
+                        // Who is still sending reads the answer only then, and not after a reset.
+                        let mut rest = from_tool.take(REFUSED_BYTES_MAX);
+                        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
                     };
                     // The connection ends in either case.
                     let _ = timeout(REFUSAL_MAX, telling).await;
@@ -211,7 +217,7 @@ impl Connection {
     async fn requests(
         &self,
         mut requests: Requests<'_>,
-        mut from: impl AsyncRead + Unpin,
+        from: &mut (impl AsyncRead + Unpin),
         mut to: impl AsyncWrite + Unpin,
         (sent, last): (&AtomicU64, &LastMoved),
         awaited: &AtomicBool,
