@@ -142,7 +142,7 @@ impl Surroundings {
             why: format!("AppArmor confines this process already, by the profile `{profile}`"),
             mend:
                 "start it without: in a container, with `--security-opt apparmor=unconfined`; else \
-                   let its profile have `userns,` and `mount,`"
+                   put the one in its place that Toolcell ships (`packaging/apparmor/toolcell`)"
                     .to_owned(),
         })
     }

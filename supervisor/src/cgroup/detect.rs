@@ -198,7 +198,10 @@ fn detect_v2(options: &Options) -> Result<Cgroups, Unusable> {
         Ok(place) => (place, Way::Delegated),
         // Only who is in its own group is helped by another one.
         Err(refusal) if own && site.scope_helps() => match scope::ask(site.uid) {
-            Ok(scope) => (judge(&look(options)?.0)?, Way::Asked(scope)),
+            Ok(scope) => {
+                tracing::debug!(unit = scope.unit, "systemd gave a scope");
+                (judge(&look(options)?.0)?, Way::Asked(scope))
+            }
             Err(error) => return Err(without_scope(refusal, &error)),
         },
         Err(refusal) => return Err(refusal),
