@@ -20,6 +20,7 @@ mod inject;
 mod input;
 mod limits;
 mod network;
+mod pool;
 mod run;
 mod sockets;
 mod trust;
