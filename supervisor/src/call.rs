@@ -46,6 +46,9 @@ pub struct Cells {
     workspaces: Workspaces,
     tier: Tier,
     pub(crate) pool: Pool,
+    /// What every call's cell is built as in advance, if anybody wants to see that this makes no
+    /// difference.
+    pub(crate) always: Option<StartedFrom>,
 }
 
 /// Why a call never became a cell.
@@ -140,6 +143,16 @@ impl Cells {
             workspaces: Workspaces::new(state),
             tier,
             pool: Pool::default(),
+            always: None,
+        }
+    }
+
+    /// The same, with every cell built before its call that can be.
+    #[must_use]
+    pub fn starting_from(self, start: Option<StartedFrom>) -> Self {
+        Self {
+            always: start,
+            ..self
         }
     }
 
@@ -156,7 +169,7 @@ impl Cells {
     async fn attempt(&self, start: &Start) -> Result<Outcome, Refused> {
         let compiled = Arc::clone(&start.tool.compiled);
         let time = SystemTime::now();
-        let begun = match self.take_ready(start) {
+        let begun = match self.take_ready(start).await {
             Some(ready) => ready,
             None => self.begin(&start.tool, For::Call(start)).await?,
         };

@@ -15,7 +15,7 @@ use crate::cgroup::{self, Detection};
 use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
-use crate::outcome::{Outcome, Tier};
+use crate::outcome::{Outcome, StartedFrom, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
 use crate::workspace::Workspaces;
@@ -37,8 +37,28 @@ struct Cli {
         default_value = "full"
     )]
     tier: TierChoice,
+    /// Build every cell before its call, whatever the profiles say: to test that it is no other cell
+    #[arg(long, global = true, hide = true, value_enum, env = "TOOLCELL_START")]
+    start: Option<StartChoice>,
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum StartChoice {
+    /// A cell that waits
+    Ready,
+    /// A cell in which the tool's own process waits
+    Prestarted,
+}
+
+impl From<StartChoice> for StartedFrom {
+    fn from(choice: StartChoice) -> Self {
+        match choice {
+            StartChoice::Ready => Self::Ready,
+            StartChoice::Prestarted => Self::Prestarted,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -77,19 +97,20 @@ pub fn main() -> ExitCode {
         Err(error) => return misused(&error, std::env::args_os().skip(1)),
     };
     log();
+    let (tier, start) = (cli.tier, cli.start.map(StartedFrom::from));
     match cli.command {
-        Command::Serve(args) => with_cells(cli.tier, true, async |host, cells| {
+        Command::Serve(args) => with_cells(tier, start, true, async |host, cells| {
             serve::run(&args, host, cells).await
         }),
-        Command::Call(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Call(args) => with_cells(tier, start, false, async |host, cells| {
             call::run(&args, host, cells).await
         }),
-        Command::Run(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Run(args) => with_cells(tier, start, false, async |host, cells| {
             run::run(&args, host, cells).await
         }),
-        Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
-        Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
-        Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
+        Command::List(args) => with_host(tier, |host| list::run(&args, host)),
+        Command::Check(args) => with_host(tier, |host| check::run(&args, &host)),
+        Command::Explain(args) => with_host(tier, |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
     }
@@ -145,6 +166,7 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 /// refused.
 fn with_cells(
     tier: TierChoice,
+    start: Option<StartedFrom>,
     announce: bool,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
@@ -166,7 +188,7 @@ fn with_cells(
         };
         let status = runtime.block_on(async {
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
-                Ok(cells) => Arc::new(cells),
+                Ok(cells) => Arc::new(cells.starting_from(start)),
                 Err(reason) => {
                     if announce {
                         tell(&format!("toolcell: calls will be refused: {reason}"));

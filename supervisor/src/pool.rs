@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::lstat;
 use runner::report::Report;
-use runner::spec::{Call, Identity, Mount, Template};
+use runner::spec::{Call, Identity, Mount, Program, Template};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -220,7 +220,10 @@ impl Shelves {
 impl Cells {
     /// A cell that has waited for a call like this one, told to begin; none, if the call needs one of
     /// its own.
-    pub(crate) fn take_ready(&self, start: &Start) -> Option<Begun> {
+    pub(crate) async fn take_ready(&self, start: &Start) -> Option<Begun> {
+        if let Some(from) = self.always {
+            return self.rehearse(start, from).await;
+        }
         if start.tool.compiled.resolved.pool.ready == 0 {
             return None;
         }
@@ -231,6 +234,22 @@ impl Cells {
             }
         }
         None
+    }
+
+    /// Builds a cell for this call as if it had not come yet, and lets it come.
+    async fn rehearse(&self, start: &Start, from: StartedFrom) -> Option<Begun> {
+        if start.tool.compiled.resolved.differs_by_call().is_some() {
+            return None;
+        }
+        let program = (from == StartedFrom::Prestarted).then(|| start.plan.program());
+        let waiting = self.prepare_waiting(&start.tool, program).await.ok()?;
+        match self.fit(waiting, start) {
+            Ok(begun) => Some(begun),
+            Err(waiting) => {
+                self.discard(waiting.begun).await;
+                None
+            }
+        }
     }
 
     /// Gives a waiting cell to a call, if it is as one that would be built now.
@@ -278,7 +297,8 @@ impl Cells {
                 break;
             }
             if let Some(tool) = self.pool.lacking(catalog) {
-                match self.prepare_waiting(&tool).await {
+                let program = tool.compiled.prestarted(&tool.environment());
+                match self.prepare_waiting(&tool, program).await {
                     Ok(waiting) => self.pool.put(waiting),
                     Err(error) => {
                         let tool_name = tool.name();
@@ -300,9 +320,12 @@ impl Cells {
         }
     }
 
-    /// Builds a cell that waits.
-    async fn prepare_waiting(&self, tool: &Arc<Tool>) -> Result<Waiting, Refused> {
-        let program = tool.compiled.prestarted(&tool.environment());
+    /// Builds a cell that waits; if it has a program, that is executed before.
+    async fn prepare_waiting(
+        &self,
+        tool: &Arc<Tool>,
+        program: Option<Program>,
+    ) -> Result<Waiting, Refused> {
         let from = match program {
             Some(_) => StartedFrom::Prestarted,
             None => StartedFrom::Ready,

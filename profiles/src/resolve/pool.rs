@@ -39,7 +39,7 @@ pub(super) fn refuse(resolved: &Resolved, chain: &Chain<'_>, problems: &mut Prob
     let started = chain.last(|p| p.pool.as_ref()?.prestart.as_ref());
     let started = started.map(|(_, origin)| origin);
     let prepared = ready.map(|(_, origin)| origin).or_else(|| started.clone());
-    if let (Some(why), Some(origin)) = (depends(resolved), prepared) {
+    if let (Some(why), Some(origin)) = (resolved.differs_by_call(), prepared) {
         problems.push(
             Diagnostic::at(&origin, format!("no cell can be prepared, as {why}"))
                 .with_hint("leave `pool` out, or say `ready = 0`"),
@@ -54,8 +54,15 @@ pub(super) fn refuse(resolved: &Resolved, chain: &Chain<'_>, problems: &mut Prob
     }
 }
 
-/// What of a cell's building depends on its call.
-fn depends(resolved: &Resolved) -> Option<String> {
+impl Resolved {
+    /// What of a cell's building depends on its call, if anything does.
+    #[must_use]
+    pub fn differs_by_call(&self) -> Option<String> {
+        differs_by_call(self)
+    }
+}
+
+fn differs_by_call(resolved: &Resolved) -> Option<String> {
     match &resolved.workspace {
         Workspace::Named { .. } => {
             return Some("each caller has a workspace of its own".to_owned());
