@@ -109,7 +109,7 @@ impl Waiting {
     }
 
     fn is_fresh(&self) -> bool {
-        self.since.elapsed() < AGE_MAX && self.is_alive() && self.seen.iter().all(Seen::is_so_still)
+        self.since.elapsed() < AGE_MAX && self.seen.iter().all(Seen::is_so_still)
     }
 }
 
@@ -164,7 +164,7 @@ impl Pool {
                     tracing::warn!(tool = name, "a cell that waited for a call has ended");
                     shelves.failed.insert(name.clone(), Instant::now());
                 }
-                if is_current && kept < wanted && one.is_fresh() {
+                if is_current && kept < wanted && one.is_fresh() && one.is_alive() {
                     shelves
                         .waiting
                         .entry(name.clone())
@@ -228,6 +228,10 @@ impl Cells {
             return None;
         }
         while let Some(waiting) = self.pool.take(&start.tool) {
+            if !waiting.is_alive() {
+                self.pool.reject(waiting);
+                continue;
+            }
             match self.fit(waiting, start) {
                 Ok(begun) => return Some(begun),
                 Err(waiting) => self.pool.reject(*waiting),
@@ -236,7 +240,8 @@ impl Cells {
         None
     }
 
-    /// Builds a cell for this call as if it had not come yet, and lets it come.
+    /// Builds a cell for this call as if it had not come yet, and lets it come. A process that is through
+    /// before has done what the call asks for.
     async fn rehearse(&self, start: &Start, from: StartedFrom) -> Option<Begun> {
         if start.tool.compiled.resolved.differs_by_call().is_some() {
             return None;

@@ -70,7 +70,11 @@ fn run() -> ExitCode {
     let peers = Peer::installed(&world);
     let mut report = Report::new();
     for (program, command) in PROGRAMS {
-        let rounds = if program == "true" { ROUNDS } else { LONG_ROUNDS };
+        let rounds = if program == "true" {
+            ROUNDS
+        } else {
+            LONG_ROUNDS
+        };
         report.latencies(program, latencies(&world, program, command, rounds, &peers));
     }
     for callers in [1, 2, BURST] {
@@ -88,7 +92,10 @@ fn tools(world: &World) {
         for (name, pool) in [
             (format!("{program}_cold"), String::new()),
             (format!("{program}_ready"), "[pool]\nready = 4".to_owned()),
-            (format!("{program}_many"), format!("[pool]\nready = {BURST}")),
+            (
+                format!("{program}_many"),
+                format!("[pool]\nready = {BURST}"),
+            ),
         ] {
             let text = format!(
                 "format = 1\nname = \"{name}\"\ntitle = \"T\"\ndescription = \"A benchmark's.\"\n\
@@ -96,7 +103,11 @@ fn tools(world: &World) {
                  [run]\nargv = {}\n[limits]\nconcurrency = {BURST}\nrate = \"1000000/min\"\n{pool}\n",
                 json!(command)
             );
-            let directory = if name.ends_with("many") { "many" } else { "few" };
+            let directory = if name.ends_with("many") {
+                "many"
+            } else {
+                "few"
+            };
             world.write(&format!("{directory}/{name}.toml"), &text);
         }
     }
@@ -111,7 +122,15 @@ fn tools(world: &World) {
 
 fn serve(world: &World, directory: &str) -> Server {
     let profiles = world.path(directory);
-    Server::start(world, &["--profiles", profiles.to_str().expect("plain"), "--receipts", "kernel"])
+    Server::start(
+        world,
+        &[
+            "--profiles",
+            profiles.to_str().expect("plain"),
+            "--receipts",
+            "kernel",
+        ],
+    )
 }
 
 /// A server's calls, one after the other.
@@ -178,8 +197,16 @@ fn latencies(
             calls.timed(&tool, code, start)
         })
     };
-    ways.push(("cold".to_owned(), call(format!("{program}_cold"), None, "cold"), 1));
-    ways.push(("ready".to_owned(), call(format!("{program}_ready"), None, "ready"), 1));
+    ways.push((
+        "cold".to_owned(),
+        call(format!("{program}_cold"), None, "cold"),
+        1,
+    ));
+    ways.push((
+        "ready".to_owned(),
+        call(format!("{program}_ready"), None, "ready"),
+        1,
+    ));
     if program == "python" {
         let way = call("prestarted".to_owned(), Some("pass"), "prestarted");
         ways.push(("prestarted".to_owned(), way, 1));
@@ -194,7 +221,10 @@ fn latencies(
         let way = || timed(&mut peer.command(command));
         ways.push((peer.name.clone(), Box::new(way), every));
     }
-    let mut taken: Latencies = ways.iter().map(|(name, ..)| (name.clone(), vec![])).collect();
+    let mut taken: Latencies = ways
+        .iter()
+        .map(|(name, ..)| (name.clone(), vec![]))
+        .collect();
     let count = ways.len();
     for round in 0..WARM_UP + rounds {
         // What is first in a round may be slower: nobody always is.
@@ -314,13 +344,16 @@ fn idle(world: &World) -> Option<Idle> {
     calls.timed("true_many", None, "ready");
     in_time(SETTLED_MAX, || harness::left::cells(world) >= 3 * BURST).then_some(())?;
     let supervisor = calls.server.running.pid();
-    let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
+    let children =
+        std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children"));
     let launcher = children.ok()?.split_whitespace().next()?.parse().ok()?;
     let mut cells: Vec<f64> = harness::left::cgroups(world)
         .iter()
         .filter_map(|group| {
             let files = ["memory.usage_in_bytes", "memory.current"];
-            let text = files.iter().find_map(|file| std::fs::read_to_string(group.join(file)).ok())?;
+            let text = files
+                .iter()
+                .find_map(|file| std::fs::read_to_string(group.join(file)).ok())?;
             Some(text.trim().parse::<f64>().ok()? / 1024.0)
         })
         .collect();

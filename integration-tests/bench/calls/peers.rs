@@ -73,7 +73,10 @@ fn candidates(world: &World) -> Vec<Peer> {
              --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64 --proc /proc \
              --dev /dev --tmpfs /tmp --",
         ),
-        peer("firejail", "firejail --quiet --noprofile --net=none --private --private-dev --"),
+        peer(
+            "firejail",
+            "firejail --quiet --noprofile --net=none --private --private-dev --",
+        ),
     ];
     for name in ["crun", "runc"] {
         let bundle = world.path(name);
@@ -88,9 +91,21 @@ fn candidates(world: &World) -> Vec<Peer> {
     for (name, variable, arguments) in [
         ("srt", "SRT", srt_arguments(world)),
         ("codex", "CODEX", words("sandbox linux --")),
-        ("sandlock", "SANDLOCK", words("run -r /usr -r /lib -r /lib64 -r /etc --")),
-        ("nono", "NONO", words("run --silent --read /usr --net-block --")),
-        ("hakoniwa", "HAKONIWA", words("run --rootdir / --unshare-network --")),
+        (
+            "sandlock",
+            "SANDLOCK",
+            words("run -r /usr -r /lib -r /lib64 -r /etc --"),
+        ),
+        (
+            "nono",
+            "NONO",
+            words("run --silent --read /usr --net-block --"),
+        ),
+        (
+            "hakoniwa",
+            "HAKONIWA",
+            words("run --rootdir / --unshare-network --"),
+        ),
     ] {
         let Ok(program) = std::env::var(variable) else {
             eprintln!("{name} is not measured; hint: install it and set {variable} to its path");
@@ -114,13 +129,20 @@ fn srt_arguments(world: &World) -> Vec<String> {
         "filesystem": { "denyRead": [], "allowWrite": ["/tmp"], "denyWrite": [] },
     });
     let settings = world.write("srt.json", &settings.to_string());
-    vec!["--settings".to_owned(), settings.display().to_string(), "--".to_owned()]
+    vec![
+        "--settings".to_owned(),
+        settings.display().to_string(),
+        "--".to_owned(),
+    ]
 }
 
 /// Writes a bundle's configuration: the host's root, read-only, and every namespace.
 fn configure(bundle: &Path, command: &[&str]) {
     let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
-    let namespaces: Vec<Value> = namespaces.iter().map(|kind| json!({ "type": kind })).collect();
+    let namespaces: Vec<Value> = namespaces
+        .iter()
+        .map(|kind| json!({ "type": kind }))
+        .collect();
     let configuration = json!({
         "ociVersion": "1.0.2",
         "process": {

@@ -58,7 +58,10 @@ impl Report {
         self.line(&format!(
             "\n### `{program}`\n\n| | p50 ms | p90 | p99 | of a bare spawn | bar |\n|---|---|---|---|---|---|"
         ));
-        let bare = taken.first().map(|(_, taken)| taken.clone()).unwrap_or_default();
+        let bare = taken
+            .first()
+            .map(|(_, taken)| taken.clone())
+            .unwrap_or_default();
         for (way, taken) in taken {
             let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|part| quantile(&taken, part));
             let ratio = p50 / quantile(&bare, 0.5);
@@ -92,7 +95,8 @@ impl Report {
                 [("cold", share(&cold), 0.25), ("ready", share(&ready), 0.45)]
             {
                 if share < least {
-                    self.missed.push(format!("{callers} callers, {what}: {share:.2}"));
+                    self.missed
+                        .push(format!("{callers} callers, {what}: {share:.2}"));
                 }
             }
         }
@@ -138,7 +142,9 @@ impl Report {
 
     /// What the layers cost while a program runs.
     pub fn within(&mut self, loops: Vec<Loop>) {
-        self.line("\n### Inside of a cell\n\n| | outside | inside | ratio | bar |\n|---|---|---|---|---|");
+        self.line(
+            "\n### Inside of a cell\n\n| | outside | inside | ratio | bar |\n|---|---|---|---|---|",
+        );
         for one in loops {
             let (outside, inside) = (quantile(&one.outside, 0.5), quantile(&one.inside, 0.5));
             let ratio = inside / outside;
@@ -196,7 +202,11 @@ fn plot(path: PathBuf, ratios: &[(String, f64)]) -> Result<(), Box<dyn std::erro
         .draw()?;
     chart.draw_series((0..).zip(ratios).map(|(row, (name, ratio))| {
         let ours = ["cold", "ready", "toolcell run"].contains(&name.as_str());
-        let colour = if ours { RGBColor(38, 110, 180) } else { RGBColor(150, 150, 150) };
+        let colour = if ours {
+            RGBColor(38, 110, 180)
+        } else {
+            RGBColor(150, 150, 150)
+        };
         let ends = [
             (0.5, SegmentValue::Exact(row)),
             (*ratio, SegmentValue::Exact(row + 1)),

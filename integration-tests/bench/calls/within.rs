@@ -51,7 +51,10 @@ pub fn main() -> ExitCode {
         let sum = (0..STEPS).fold(0_u64, |sum, step| black_box(sum.wrapping_mul(31) ^ step));
         black_box(sum);
     });
-    println!("{}", json!({ "getpid": getpid, "open": open, "compute": compute }));
+    println!(
+        "{}",
+        json!({ "getpid": getpid, "open": open, "compute": compute })
+    );
     ExitCode::SUCCESS
 }
 
