@@ -22,6 +22,7 @@ mod inject;
 mod input;
 mod limits;
 mod network;
+mod pool;
 mod run;
 mod sockets;
 mod trust;

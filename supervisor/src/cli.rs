@@ -17,13 +17,15 @@ use crate::commands::out::Out;
 use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
-use crate::outcome::{Outcome, Tier};
+use crate::outcome::{Outcome, StartedFrom, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
 use crate::tiers::TierArgs;
 use crate::workspace::Workspaces;
 use crate::{dirs, launch, probe, surroundings, verdict};
 
+/// Has every cell built before its call, whatever the profiles say: to test that it is no other cell.
+const START: &str = "TOOLCELL_START";
 /// Threads that serve requests; cells are processes of their own.
 const WORKERS: usize = 2;
 
@@ -266,7 +268,21 @@ impl Prepared {
             tracing::warn!(swept, "removed what an earlier supervisor left behind");
         }
         let launcher = launch::Launcher::new(self.launcher).map_err(|error| error.to_string())?;
-        Ok(Cells::new(launcher, self.cgroups, self.ids, self.state))
+        let cells = Cells::new(launcher, self.cgroups, self.ids, self.state);
+        Ok(cells.starting_from(start_from(START)?))
+    }
+}
+
+/// What every cell is built as before its call, if the environment says so.
+fn start_from(variable: &str) -> Result<Option<StartedFrom>, String> {
+    match std::env::var(variable).as_deref() {
+        Err(_) | Ok("") => Ok(None),
+        Ok("ready") => Ok(Some(StartedFrom::Ready)),
+        Ok("prestarted") => Ok(Some(StartedFrom::Prestarted)),
+        Ok(other) => Err(format!(
+            "`{variable}` is `{}`, expected `ready` or `prestarted`",
+            other.escape_debug()
+        )),
     }
 }
 

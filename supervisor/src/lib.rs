@@ -25,6 +25,7 @@ pub mod launch;
 pub mod lines;
 pub mod marks;
 pub mod outcome;
+mod pool;
 pub mod probe;
 pub mod processes;
 pub mod progress;

@@ -192,6 +192,22 @@ pub struct Enforced {
     pub cgroup_place: String,
     /// Namespaces the cell has of its own.
     pub namespaces: Vec<String>,
+    /// What of the cell was there before the call came.
+    #[serde(default)]
+    pub start: StartedFrom,
+}
+
+/// What of a cell was there before its call came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StartedFrom {
+    /// Nothing.
+    #[default]
+    Cold,
+    /// A cell that waited (`pool.ready`).
+    Ready,
+    /// The tool's own process, too (`pool.prestart`).
+    Prestarted,
 }
 
 /// A file that the tool left behind on purpose.

@@ -277,6 +277,7 @@ impl Cgroups {
             notice,
             confirmed,
             at_first,
+            used_before: Usage::default(),
             seen: Mutex::new(at_first),
             denied_before_kill: OnceLock::new(),
         })
@@ -339,6 +340,8 @@ pub struct CellCgroup {
     notice: Notice,
     confirmed: Vec<String>,
     at_first: Counters,
+    /// What was used before the call came.
+    used_before: Usage,
     /// What [`CellCgroup::event`] has told of.
     seen: Mutex<Counters>,
     /// Refused forks before ours were: a kill on v1 begins with forbidding them.
@@ -417,15 +420,34 @@ impl CellCgroup {
         self.notice.until(changed).await;
     }
 
-    /// CPU time that the cell has used so far, in microseconds.
-    pub fn cpu_micros(&self) -> Result<u64, CgroupError> {
-        match &self.group {
-            Group::V1(cell) => cell.cpu_micros(),
-            Group::V2(cell) => cell.cpu_micros(),
-        }
+    /// Has the account begin now: what the cell has used and met so far is not the call's.
+    pub fn begin_account(&mut self) -> Result<(), CgroupError> {
+        self.at_first = self.group.counters()?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.at_first;
+        self.used_before = match &mut self.group {
+            Group::V1(cell) => {
+                cell.forget_peaks();
+                cell.usage()
+            }
+            Group::V2(cell) => {
+                cell.forget_peaks();
+                cell.usage()
+            }
+        };
+        Ok(())
     }
 
-    /// What the cell has used so far; zero where the kernel does not say.
+    /// CPU time that the call has used so far, in microseconds.
+    pub fn cpu_micros(&self) -> Result<u64, CgroupError> {
+        let used = match &self.group {
+            Group::V1(cell) => cell.cpu_micros(),
+            Group::V2(cell) => cell.cpu_micros(),
+        };
+        let before = self.used_before.user_micros + self.used_before.system_micros;
+        Ok(used?.saturating_sub(before))
+    }
+
+    /// What the call has used so far; zero where the kernel does not say.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let usage = match &self.group {
@@ -433,7 +455,10 @@ impl CellCgroup {
             Group::V2(cell) => cell.usage(),
         };
         let own = u64::from(PIDS_OF_THE_CELL);
+        let before = &self.used_before;
         Usage {
+            user_micros: usage.user_micros.saturating_sub(before.user_micros),
+            system_micros: usage.system_micros.saturating_sub(before.system_micros),
             pids_peak: usage.pids_peak.map(|peak| peak.saturating_sub(own)),
             ..usage
         }
