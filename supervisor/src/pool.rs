@@ -28,9 +28,9 @@ use crate::tool::Tool;
 /// Most cells that wait, of all tools together.
 const WAITING_MAX: usize = 256;
 /// How long one waits at most: then another takes its place.
-const AGE_MAX: Duration = Duration::from_secs(600);
+const AGE_MAX: Duration = Duration::from_mins(10);
 /// A tool that was not called for so long has one cell that waits, and no more.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_mins(10);
 /// When another is tried to be prepared for a tool, after one could not be or has ended by itself.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// How often is looked whether all that wait are still alive.
