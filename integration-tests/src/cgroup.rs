@@ -54,7 +54,12 @@ pub fn make(group: &Path) -> io::Result<()> {
 #[must_use]
 pub fn delegate(group: &Path, uid: Option<u32>) -> PathBuf {
     fs::create_dir(group).expect("the group above is ours");
-    for name in ["", "cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+    for name in [
+        "",
+        "cgroup.procs",
+        "cgroup.subtree_control",
+        "cgroup.threads",
+    ] {
         chown(group.join(name), uid, uid).expect("only root does this for others");
     }
     group.join("cgroup.procs")

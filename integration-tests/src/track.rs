@@ -67,6 +67,19 @@ impl Track {
         format!("echo $$ >> {list} && {}", enter.unwrap_or_default())
     }
 
+    /// The group of the world; none if this host does not let its processes be followed.
+    #[must_use]
+    pub fn group(&self) -> Option<&Path> {
+        self.group.as_deref()
+    }
+
+    /// The group below it that the program started last is in, on v2.
+    #[must_use]
+    pub fn last_program(&self) -> Option<PathBuf> {
+        let number = self.programs.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.group()?.join(format!("program-{number}")))
+    }
+
     /// The supervisors that were started so far, living or dead.
     #[must_use]
     pub fn supervisors(&self) -> Vec<u32> {
