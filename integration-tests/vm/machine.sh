@@ -62,7 +62,7 @@ needs() {
     local tool
     for tool in qemu-system-x86_64 qemu-img mmdebstrap mke2fs depmod cpio xz dpkg-deb; do
         command -v "$tool" >/dev/null || cannot "\`$tool\` is not installed; \
-hint: run \`integration-tests/install-dependencies.sh\` as root"
+hint: run \`integration-tests/install-dependencies.sh vm\` as root"
     done
 }
 
