@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
+use crate::commands::out::Out;
 use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
@@ -78,14 +80,18 @@ pub fn main() -> ExitCode {
     };
     log();
     match cli.command {
-        Command::Serve(args) => with_cells(cli.tier, true, async |host, cells| {
+        Command::Serve(args) => with_cells(cli.tier, true, None, async |host, cells| {
             serve::run(&args, host, cells).await
         }),
-        Command::Call(args) => with_cells(cli.tier, false, async |host, cells| {
-            call::run(&args, host, cells).await
+        Command::Call(args) => with_out(args.out.as_deref(), |out| {
+            with_cells(cli.tier, false, out, async |host, cells| {
+                call::run(&args, out, host, cells).await
+            })
         }),
-        Command::Run(args) => with_cells(cli.tier, false, async |host, cells| {
-            run::run(&args, host, cells).await
+        Command::Run(args) => with_out(args.out.as_deref(), |out| {
+            with_cells(cli.tier, false, out, async |host, cells| {
+                run::run(&args, out, host, cells).await
+            })
         }),
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
         Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
@@ -132,6 +138,17 @@ fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode 
     }
 }
 
+/// Opens the directory for what a tool leaves, if there is to be one.
+fn with_out(path: Option<&Path>, work: impl FnOnce(Option<&Out>) -> ExitCode) -> ExitCode {
+    match path.map(Out::open).transpose() {
+        Ok(out) => work(out.as_ref()),
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            ExitCode::from(run::EXIT_NOT_STARTED)
+        }
+    }
+}
+
 fn host_tier(tier: TierChoice) -> profiles::host::Tier {
     match tier {
         TierChoice::Full => profiles::host::Tier::Full,
@@ -146,11 +163,12 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 fn with_cells(
     tier: TierChoice,
     announce: bool,
+    out: Option<&Out>,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(tier, |host| {
         let cells = prepare(tier);
-        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref));
+        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref), out);
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -168,7 +186,8 @@ fn with_cells(
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
-                    if announce {
+                    // Without a state directory the command says so itself, and ends.
+                    if announce && dirs::state().is_ok() {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
                     }
                     Arc::new(Refusing(reason))
@@ -191,11 +210,12 @@ struct Prepared {
 }
 
 /// Confines this process to what these need. It goes on without any as well, to refuse calls.
-fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
+fn confine(prepared: &[Prepared], out: Option<&Out>) -> Result<Confined, String> {
     let cgroups = prepared.iter().filter_map(|ready| ready.cgroups.as_ref());
     let adds_up = prepared.iter().find(|ready| ready.cgroups.is_none());
     let places = Places {
         state: dirs::state().ok(),
+        out: out.map(|out| out.path.clone()),
         cgroups: cgroups
             .flat_map(|cgroups| cgroups.parents())
             .map(std::path::Path::to_owned)
@@ -273,7 +293,7 @@ fn examine(args: &doctor::Args) -> ExitCode {
         .into_iter()
         .map(|(host, tried, ready)| ((host, tried), ready))
         .unzip();
-    let confined = confine(&prepared);
+    let confined = confine(&prepared, None);
     let is_confined = confined.is_ok();
     facts.push(doctor::confined_fact(confined));
     for ((host, tried), ready) in tries.into_iter().zip(prepared) {

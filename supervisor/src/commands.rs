@@ -6,6 +6,7 @@ pub mod check;
 pub mod doctor;
 pub mod explain;
 pub mod list;
+pub mod out;
 pub mod run;
 pub mod serve;
 

@@ -20,6 +20,7 @@ pub mod exceeded;
 pub mod facts;
 pub mod held;
 pub mod ids;
+pub mod keys;
 pub mod launch;
 pub mod lines;
 pub mod marks;
