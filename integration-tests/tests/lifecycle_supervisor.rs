@@ -247,6 +247,7 @@ fn the_next_supervisor_removes_what_a_crash_left() {
         running.signal(Signal::SIGKILL);
         nix::sys::signal::kill(pid, Signal::SIGKILL).expect("it is stopped");
         let _ = running.end();
+        world.track.stay();
         usable(&world);
         assert_nothing_left(&world, &before);
     }

@@ -53,6 +53,7 @@ pub struct SyscallRules {
 
 /// The facts that one filter depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "one independent fact each")]
 pub struct FilterFacts {
     /// Architecture of the kernel.
     pub arch: Arch,
