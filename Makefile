@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test test-vm test-vm-all test-vm-matrix fuzz bench-egress install
+.PHONY: help build demo check test test-vm test-vm-all test-vm-matrix fuzz bench bench-egress install
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 
 bench-egress: build ## Measure egress by turns with direct loopback, and with `srt` if SRT names it (as root)
 	$(CARGO) bench --locked -p toolcell-integration-tests --bench egress
+
+bench: build ## Measure calls by turns with bare spawns, and with the sandboxes that are installed here
+	$(CARGO) bench --locked -p toolcell-integration-tests --bench calls
 
 install: build ## Install the executable below PREFIX
 	install -D -m 0755 $(TARGET)/release/toolcell $(DESTDIR)$(PREFIX)/bin/toolcell

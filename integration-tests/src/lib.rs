@@ -33,6 +33,9 @@ use track::Track;
 /// The ordinary user that tests run as when they are started by root: nobody.
 pub const USER: u32 = 65_534;
 
+/// The variable that has toolcell build every cell before its call.
+const START: &str = "TOOLCELL_START";
+
 /// Who runs toolcell in a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
@@ -136,6 +139,8 @@ impl World {
         let env = env
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
+            // Whole suites are run with cells that were built before their calls, too.
+            .chain(std::env::var(START).map(|start| (START.to_owned(), start)))
             .collect();
         let world = Self {
             who,

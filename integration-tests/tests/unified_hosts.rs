@@ -196,6 +196,11 @@ fn the_end_of_a_login_ends_the_calls_of_its_user() {
     let log = fs::read_to_string(login.directory.path().join("toolcell/audit.jsonl"));
     let log = log.expect("the log was written");
     assert!(log.contains("\"cancelled\""), "{log}");
+    // As it was, for the tests that follow: the guest's unit logs the user in.
+    let again = Command::new("systemctl")
+        .args(["start", "login.service"])
+        .status();
+    assert!(again.expect("systemctl is there").success());
 }
 
 /// A user of this host who can be logged in and out.

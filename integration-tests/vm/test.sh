@@ -44,7 +44,10 @@ stage() {
         while read -r name path; do
             strip --strip-debug -o "$push/target/debug/deps/$name" "$path"
         done
-    strip --strip-debug -o "$push/target/debug/probe" "$target/debug/probe"
+    for name in probe container_filter; do
+        strip --strip-debug -o "$push/target/debug/$name" "$target/debug/$name"
+    done
+    cp -r packaging "$push/"
     cp -r "$vm" integration-tests/programs integration-tests/in-own-cgroup.sh "$push/integration-tests/"
     cp -r integration-tests/tests/snapshots "$push/integration-tests/tests/"
     chmod 1777 "$push/target"
@@ -56,7 +59,9 @@ order() {
     shift
     here=$(pwd)
     run="systemd-run --quiet --wait --collect --pipe --unit=toolcell-tests -p WorkingDirectory=$here"
-    run+=" -E TOOLCELL_TEST_SLOWNESS=$SLOWNESS -E INSTA_UPDATE=no -E INSTA_WORKSPACE_ROOT=$here"
+    # The guest is thrown away, so that tests may change its settings.
+    run+=" -E PATH=\"\$PATH\" -E TOOLCELL_TEST_SLOWNESS=$SLOWNESS -E TOOLCELL_TEST_THROWAWAY_HOST=yes"
+    run+=" -E INSTA_UPDATE=no -E INSTA_WORKSPACE_ROOT=$here"
     case $user in
     # As a unit of the system's.
     root) run+=" -p Delegate=yes -E HOME=/root" ;;

@@ -17,12 +17,15 @@ use crate::commands::out::Out;
 use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
-use crate::outcome::{Outcome, Tier};
+use crate::outcome::{Outcome, StartedFrom, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
+use crate::tiers::TierArgs;
 use crate::workspace::Workspaces;
-use crate::{dirs, launch, probe, verdict};
+use crate::{dirs, launch, probe, surroundings, verdict};
 
+/// Has every cell built before its call, whatever the profiles say: to test that it is no other cell.
+const START: &str = "TOOLCELL_START";
 /// Threads that serve requests; cells are processes of their own.
 const WORKERS: usize = 2;
 
@@ -30,25 +33,10 @@ const WORKERS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "toolcell", version, about, propagate_version = true)]
 struct Cli {
-    /// How much of the design must hold: a weaker tier is only ever used when it is named here
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        env = "TOOLCELL_TIER",
-        default_value = "full"
-    )]
-    tier: TierChoice,
+    #[command(flatten)]
+    tiers: TierArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum TierChoice {
-    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits
-    Full,
-    /// Without cgroups: memory and CPU are limited for each process, and only their sum is sampled
-    Rlimits,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,23 +67,32 @@ pub fn main() -> ExitCode {
         Err(error) => return misused(&error, std::env::args_os().skip(1)),
     };
     log();
+    // While nothing is confined yet.
+    surroundings::at_start();
+    let tiers = match cli.tiers.allowed() {
+        Ok(tiers) => tiers,
+        Err(contradiction) => {
+            tell(&format!("toolcell: {contradiction}"));
+            return ExitCode::from(run::EXIT_NOT_STARTED);
+        }
+    };
     match cli.command {
-        Command::Serve(args) => with_cells(cli.tier, true, None, async |host, cells| {
+        Command::Serve(args) => with_cells(&tiers, true, None, async |host, cells| {
             serve::run(&args, host, cells).await
         }),
         Command::Call(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(cli.tier, false, out, async |host, cells| {
+            with_cells(&tiers, false, out, async |host, cells| {
                 call::run(&args, out, host, cells).await
             })
         }),
         Command::Run(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(cli.tier, false, out, async |host, cells| {
+            with_cells(&tiers, false, out, async |host, cells| {
                 run::run(&args, out, host, cells).await
             })
         }),
-        Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
-        Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
-        Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
+        Command::List(args) => with_host(weakest(&tiers), |host| list::run(&args, host)),
+        Command::Check(args) => with_host(weakest(&tiers), |host| check::run(&args, &host)),
+        Command::Explain(args) => with_host(weakest(&tiers), |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
     }
@@ -128,8 +125,8 @@ fn log() {
         .init();
 }
 
-fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
-    match probe::host(host_tier(tier)) {
+fn with_host(tier: Tier, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
+    match probe::host(tier) {
         Ok(host) => work(host),
         Err(error) => {
             tell(&format!("toolcell: {error}"));
@@ -149,11 +146,9 @@ fn with_out(path: Option<&Path>, work: impl FnOnce(Option<&Out>) -> ExitCode) ->
     }
 }
 
-fn host_tier(tier: TierChoice) -> profiles::host::Tier {
-    match tier {
-        TierChoice::Full => profiles::host::Tier::Full,
-        TierChoice::Rlimits => profiles::host::Tier::Rlimits,
-    }
+/// What a profile must be content with, where no cell shows which tier it will be.
+fn weakest(tiers: &[Tier]) -> Tier {
+    *tiers.last().expect("one tier at least is allowed")
 }
 
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
@@ -161,13 +156,16 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 /// then threads (which do). If calls cannot be had, a server announces it before the first one is
 /// refused.
 fn with_cells(
-    tier: TierChoice,
+    tiers: &[Tier],
     announce: bool,
     out: Option<&Out>,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
-    with_host(tier, |host| {
-        let cells = prepare(tier);
+    with_host(weakest(tiers), |mut host| {
+        let cells = prepare(tiers);
+        if let Ok(prepared) = &cells {
+            host.tier = prepared.tier;
+        }
         let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref), out);
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
@@ -203,6 +201,7 @@ fn with_cells(
 
 /// What must exist before threads do.
 struct Prepared {
+    tier: Tier,
     cgroups: Option<cgroup::Cgroups>,
     launcher: launch::Started,
     ids: HostIds,
@@ -225,30 +224,40 @@ fn confine(prepared: &[Prepared], out: Option<&Out>) -> Result<Confined, String>
     confinement::confine(&places).map_err(|error| error.to_string())
 }
 
-fn prepare(tier: TierChoice) -> Result<Prepared, String> {
-    let cgroups = match tier {
-        TierChoice::Rlimits => None,
-        TierChoice::Full => match cgroup::detect(&cgroup::Options::default()) {
-            Detection::Usable(cgroups) => Some(cgroups),
-            Detection::Unusable { reason, mend } => {
-                return Err(format!(
-                    "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for \
-                     each process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
-                ));
-            }
-        },
-    };
+/// Prepares the strongest of these tiers that this host has.
+fn prepare(tiers: &[Tier]) -> Result<Prepared, String> {
+    let (tier, cgroups) = grounds(tiers)?;
     let state = dirs::state().map_err(|error| error.to_string())?;
     let ids = HostIds::detect().map_err(|error| error.to_string())?;
     let reader = confinement::reader_filter().map_err(|error| error.to_string())?;
     let launcher = launch::start(reader)
         .map_err(|error| format!("the launcher could not be started: {error}"))?;
     Ok(Prepared {
+        tier,
         cgroups,
         launcher,
         ids,
         state,
     })
+}
+
+/// The strongest of these tiers that this host has the cgroups for.
+fn grounds(tiers: &[Tier]) -> Result<(Tier, Option<cgroup::Cgroups>), String> {
+    let without = tiers.iter().find(|tier| !tier.has_cgroups());
+    let Some(full) = tiers.iter().find(|tier| tier.has_cgroups()) else {
+        return Ok((weakest(tiers), None));
+    };
+    match (cgroup::detect(&cgroup::Options::default()), without) {
+        (Detection::Usable(cgroups), _) => Ok((*full, Some(cgroups))),
+        (Detection::Unusable { reason, .. }, Some(weaker)) => {
+            tracing::warn!(%reason, "cells have the tier `{weaker}`, as no limits for whole cells are to be had");
+            Ok((*weaker, None))
+        }
+        (Detection::Unusable { reason, mend }, None) => Err(format!(
+            "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for each \
+             process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
+        )),
+    }
 }
 
 impl Prepared {
@@ -259,7 +268,21 @@ impl Prepared {
             tracing::warn!(swept, "removed what an earlier supervisor left behind");
         }
         let launcher = launch::Launcher::new(self.launcher).map_err(|error| error.to_string())?;
-        Ok(Cells::new(launcher, self.cgroups, self.ids, self.state))
+        let cells = Cells::new(launcher, self.cgroups, self.ids, self.state);
+        Ok(cells.starting_from(start_from(START)?))
+    }
+}
+
+/// What every cell is built as before its call, if the environment says so.
+fn start_from(variable: &str) -> Result<Option<StartedFrom>, String> {
+    match std::env::var(variable).as_deref() {
+        Err(_) | Ok("") => Ok(None),
+        Ok("ready") => Ok(Some(StartedFrom::Ready)),
+        Ok("prestarted") => Ok(Some(StartedFrom::Prestarted)),
+        Ok(other) => Err(format!(
+            "`{variable}` is `{}`, expected `ready` or `prestarted`",
+            other.escape_debug()
+        )),
     }
 }
 
@@ -275,16 +298,14 @@ fn examine(args: &doctor::Args) -> ExitCode {
         }
     });
     let usable = matches!(detection, Detection::Usable(_));
-    let tries = [
-        (TierChoice::Full, Tier::Full),
-        (TierChoice::Rlimits, Tier::Rlimits),
-    ];
     // All are prepared before the first is tried: a confined supervisor starts no launcher.
-    let tries = tries.into_iter().skip(usize::from(!usable));
+    let tries = Tier::ALL
+        .into_iter()
+        .filter(|tier| usable || !tier.has_cgroups());
     let mut prepared = Vec::new();
-    for (choice, tried) in tries {
-        let host = probe::host(host_tier(choice)).map_err(|error| error.to_string());
-        match host.and_then(|host| Ok((host, prepare(choice)?))) {
+    for tried in tries {
+        let host = probe::host(tried).map_err(|error| error.to_string());
+        match host.and_then(|host| Ok((host, prepare(&[tried])?))) {
             Ok((host, ready)) => prepared.push((host, tried, ready)),
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
@@ -313,7 +334,8 @@ fn examine(args: &doctor::Args) -> ExitCode {
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
     }
-    let lost = tier.map(doctor::lost).unwrap_or_default();
+    let lost = tier.map_or(&[][..], Tier::lost);
+    let lost = lost.iter().map(|&what| what.to_owned()).collect();
     doctor::report(args, &doctor::Findings { tier, lost, facts })
 }
 

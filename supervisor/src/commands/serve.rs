@@ -131,8 +131,12 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let keeping = Arc::clone(&service);
+    let keeping = tokio::spawn(async move { keeping.keep_waiting().await });
     let end = serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await;
     service.close(Duration::ZERO).await;
+    // What still waits dies with the supervisor, and the launcher removes what it stood on.
+    let _ = timeout(EXIT_GRACE, keeping).await;
     watching.abort();
     match end {
         Ok(()) => ExitCode::SUCCESS,
