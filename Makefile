@@ -9,10 +9,10 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test test-vm test-vm-all fuzz bench bench-egress install
+.PHONY: help build demo check test test-vm test-vm-all test-vm-matrix fuzz bench bench-egress install
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the `toolcell` executable, optimised
 	$(CARGO) build --release --locked -p toolcell
@@ -34,6 +34,9 @@ test-vm: ## Test in a virtual machine with systemd and cgroup v2, as root and as
 
 test-vm-all: ## The same with every test that matters there
 	integration-tests/vm/test.sh all
+
+test-vm-matrix: ## Escapes, layers and ends of calls on every kernel, compared with docs/hosts.md
+	integration-tests/vm/test.sh matrix $(GUESTS)
 
 fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	fuzz/run.sh $(FUZZ_SECONDS)

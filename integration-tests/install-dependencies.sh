@@ -4,15 +4,19 @@
 # name. `git` and the like must be those in /usr/bin: a cell shows the system's programs.
 set -eu
 
-# One line for each package: its name, and a file that is there once it is installed.
+# With `vm`: what guests are made with, by which the rest is not held up where it cannot be had.
+wanted=${1:-tests}
+
+# One line for each package: its name, a file that is there once it is installed, and what needs it if
+# it is not the tests alone.
 packages() {
   cat <<'LIST'
 bsdutils /usr/bin/script
 chromium-headless-shell /usr/bin/chromium-headless-shell
-cpio /usr/bin/cpio
+cpio /usr/bin/cpio vm
 curl /usr/bin/curl
 default-jdk-headless /usr/bin/javac
-e2fsprogs /usr/sbin/mke2fs
+e2fsprogs /usr/sbin/mke2fs vm
 ffmpeg /usr/bin/ffmpeg
 fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 gcc /usr/bin/gcc
@@ -20,11 +24,11 @@ git /usr/bin/git
 golang-go /usr/bin/go
 hey /usr/bin/hey
 iproute2 /bin/ip
-jq /usr/bin/jq
-kmod /usr/sbin/depmod
+jq /usr/bin/jq both
+kmod /usr/sbin/depmod vm
 libc6-dev /usr/include/stdio.h
 make /usr/bin/make
-mmdebstrap /usr/bin/mmdebstrap
+mmdebstrap /usr/bin/mmdebstrap vm
 mount /usr/bin/mount
 musl-tools /usr/bin/musl-gcc
 nodejs /usr/bin/node
@@ -35,8 +39,8 @@ postgresql /usr/lib/postgresql/*/bin/postgres
 python3 /usr/bin/python3
 python3-pip /usr/lib/python3/dist-packages/pip
 python3-venv /usr/lib/python3*/ensurepip
-qemu-system-x86 /usr/bin/qemu-system-x86_64
-qemu-utils /usr/bin/qemu-img
+qemu-system-x86 /usr/bin/qemu-system-x86_64 vm
+qemu-utils /usr/bin/qemu-img vm
 redis-server /usr/bin/redis-server
 redis-tools /usr/bin/redis-cli
 ripgrep /usr/bin/rg
@@ -44,11 +48,15 @@ sqlite3 /usr/bin/sqlite3
 tar /bin/tar
 tmux /usr/bin/tmux
 util-linux /usr/bin/setpriv
-xz-utils /usr/bin/xz
+xz-utils /usr/bin/xz both
 LIST
 }
 
-missing=$(packages | while read -r package file; do
+missing=$(packages | while read -r package file use; do
+  case ${use:-tests} in
+  both | "$wanted") ;;
+  *) continue ;;
+  esac
   # Some paths have a version in them, so the first that matches will do.
   for found in $file; do
     [ -e "$found" ] || printf ' %s' "$package"

@@ -122,6 +122,8 @@ everything() {
     else
         tests 'tests' cargo test --workspace --locked --no-fail-fast --all-targets
     fi
+    # A guest with systemd and cgroup v2, emulated if need be; skipped by name where there can be none.
+    tests 'tests in a virtual machine' integration-tests/vm/test.sh ci
     tests 'examples in the documentation' cargo test --workspace --locked --no-fail-fast --doc
 }
 

@@ -279,7 +279,10 @@ impl Internet {
         asking.stdin.write_all(b"now\n").expect("it reads");
         let mut seen = std::mem::take(&mut asking.kept);
         loop {
-            let event = asking.events.recv_timeout(PATIENCE).expect("it answers");
+            let event = asking
+                .events
+                .recv_timeout(PATIENCE * crate::slowness())
+                .expect("it answers");
             if event["event"] == "told" {
                 return Seen(seen);
             }
@@ -292,7 +295,7 @@ impl Internet {
     pub fn until(&self, enough: impl Fn(&Seen) -> bool) -> Seen {
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = Seen(std::mem::take(&mut asking.kept));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE * crate::slowness();
         while !enough(&seen) {
             let left = deadline.saturating_duration_since(Instant::now());
             match asking.events.recv_timeout(left) {

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{USER, World, within};
+use crate::{USER, World, cgroup, within};
 
 /// How long what was left may take to go: a killed process needs an RCU grace period or two, and
 /// the machine may be busy.
@@ -100,8 +100,10 @@ pub fn cgroups(world: &World) -> Vec<PathBuf> {
         .map(|pid| format!("toolcell.{pid}."))
         .collect();
     let mut found = Vec::new();
+    // A user's own groups lie deep.
+    let of_world = world.track.group().filter(|_| cgroup::unified());
     descend(
-        Path::new("/sys/fs/cgroup"),
+        of_world.unwrap_or(Path::new("/sys/fs/cgroup")),
         CGROUP_DEPTH_MAX,
         &mut |path, name| {
             if prefixes.iter().any(|prefix| name.starts_with(prefix)) {

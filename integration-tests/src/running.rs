@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{World, within};
+use crate::{World, slowness, within};
 
 /// Longest wait for anything that is expected; the machine may be busy.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -56,7 +56,7 @@ impl Running {
     #[must_use]
     pub fn line(&self) -> String {
         self.lines
-            .recv_timeout(PATIENCE)
+            .recv_timeout(PATIENCE * slowness())
             .expect("it writes a line in time")
     }
 
@@ -85,7 +85,10 @@ impl Running {
     pub fn end(mut self) -> Output {
         let status = self.wait();
         let stdout: String = self.lines.iter().map(|line| line + "\n").collect();
-        let stderr = self.errors.recv_timeout(PATIENCE).unwrap_or_default();
+        let stderr = self
+            .errors
+            .recv_timeout(PATIENCE * slowness())
+            .unwrap_or_default();
         Output {
             status,
             stdout: stdout.into_bytes(),

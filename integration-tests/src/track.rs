@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +26,8 @@ pub struct Track {
     group: Option<PathBuf>,
     /// How many programs got a group below it, on v2.
     programs: AtomicU32,
+    /// Whether the next one goes where the last one was, as when a service is restarted.
+    stays: AtomicBool,
     /// PIDs of the supervisors that were started, a line each.
     supervisors: NamedTempFile,
 }
@@ -48,8 +50,14 @@ impl Track {
         Self {
             group,
             programs: AtomicU32::new(0),
+            stays: AtomicBool::new(false),
             supervisors,
         }
+    }
+
+    /// From now on programs go where the last one was, into the leaf that it has made for itself.
+    pub fn stay(&self) {
+        self.stays.store(true, Ordering::Relaxed);
     }
 
     /// Shell commands by which a process enters; on v2 a group that is this user's, if not our own.
@@ -57,6 +65,11 @@ impl Track {
         let list = self.supervisors.path().display();
         let procs = self.group.as_ref().map(|group| {
             if cgroup::unified() {
+                if self.stays.load(Ordering::Relaxed)
+                    && let Some(last) = self.last_program()
+                {
+                    return last.join("supervisor/cgroup.procs");
+                }
                 let number = self.programs.fetch_add(1, Ordering::Relaxed);
                 cgroup::delegate(&group.join(format!("program-{number}")), user)
             } else {
@@ -65,6 +78,19 @@ impl Track {
         });
         let enter = procs.map(|procs| format!("echo $$ > {} && ", procs.display()));
         format!("echo $$ >> {list} && {}", enter.unwrap_or_default())
+    }
+
+    /// The group of the world; none if this host does not let its processes be followed.
+    #[must_use]
+    pub fn group(&self) -> Option<&Path> {
+        self.group.as_deref()
+    }
+
+    /// The group below it that the program started last is in, on v2.
+    #[must_use]
+    pub fn last_program(&self) -> Option<PathBuf> {
+        let number = self.programs.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.group()?.join(format!("program-{number}")))
     }
 
     /// The supervisors that were started so far, living or dead.

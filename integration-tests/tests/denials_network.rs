@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use harness::ground::Ground;
-use harness::{World, assert_nothing_left, everyone, outcome, skip};
+use harness::{World, assert_nothing_left, everyone, outcome, skip, slowness};
 use serde_json::{Value, json};
 
 /// What was denied on the network: what, by which rule, with which line, how often.
@@ -45,8 +45,21 @@ def attempt(family, kind, address, call='connect'):
 four, six, tcp, udp = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM, socket.SOCK_DGRAM
 ";
 
+/// Whether Landlock refuses TCP. Before, the socket itself is what is refused and named.
+fn landlock_refuses_tcp() -> bool {
+    let ground = Ground::new(everyone()[0]);
+    let profile = ground.profile("", "[network]\nloopback = false\n");
+    ground.attempt(&profile, &["own_tcp"]).landlock_abi() >= 4
+}
+
 #[test]
 fn each_address_is_named_with_its_port_and_protocol() {
+    if !landlock_refuses_tcp() {
+        return skip(
+            "addresses of TCP",
+            "before Landlock ABI 4 there is no socket to ask for one with",
+        );
+    }
     let script = format!(
         "{TRY}
 attempt(four, tcp, ('192.0.2.1', 443))
@@ -120,7 +133,8 @@ for look in [lambda: socket.getaddrinfo('api.Example.org', 443), lambda: socket.
         let wall = outcome["usage"]["wall_ms"]
             .as_u64()
             .expect("it is a number");
-        assert!(wall < 5000, "{who:?}: {wall} ms");
+        let at_most = 5000 * u64::from(slowness());
+        assert!(wall < at_most, "{who:?}: {wall} ms");
         let expected = (
             "look up api.example.org".to_owned(),
             "`network.allow` is empty".to_owned(),
@@ -175,17 +189,7 @@ with socket.socket(type=socket.SOCK_DGRAM) as s:
 
 #[test]
 fn tcp_within_the_cell_is_named_and_its_line_allows_it() {
-    let abi = Ground::new(everyone()[0]);
-    let said = abi.attempt(
-        &abi.profile("", "[network]\nloopback = false\n"),
-        &["own_tcp"],
-    );
-    if said.landlock_abi() < 4 {
-        return skip(
-            "TCP within the cell",
-            "this kernel's Landlock has no say over it",
-        );
-    }
+    let addresses = landlock_refuses_tcp();
     let script = format!(
         "{TRY}
 attempt(four, tcp, ('127.0.0.1', 8080), 'bind')
@@ -200,12 +204,19 @@ with socket.socket() as server:
     for who in everyone() {
         let world = World::new(who);
         let refused = world.python("", &script);
-        assert_eq!(
-            refused["stdout"]["text"], "no\nno\nno\n",
-            "{who:?}: {refused:#}"
-        );
         let found = denials(&refused);
-        assert_eq!(found.len(), 3, "{who:?}: {found:?}");
+        if addresses {
+            assert_eq!(
+                refused["stdout"]["text"], "no\nno\nno\n",
+                "{who:?}: {refused:#}"
+            );
+            assert_eq!(found.len(), 3, "{who:?}: {found:?}");
+        } else {
+            assert_eq!(refused["stdout"]["text"], "", "{who:?}: {refused:#}");
+            let denied = &refused["denials"][0];
+            assert_eq!(denied["what"], "socket(AF_INET, SOCK_STREAM, 0)", "{who:?}");
+            assert_eq!(denied["allow_with"], line, "{who:?}: {refused:#}");
+        }
         for (what, rule, allow, _) in &found {
             assert!(what.ends_with(" (tcp)"), "{who:?}: {what}");
             assert_eq!(rule, "`network.loopback` is false", "{who:?}");
@@ -328,7 +339,7 @@ fn a_flood_of_connections_is_ended_like_any_call() {
     let script = "
 import os, socket
 for _ in range(4): os.fork()
-s = socket.socket()
+s = socket.socket(type=socket.SOCK_DGRAM)
 while True:
     try: s.connect(('192.0.2.1', 80))
     except OSError: pass
@@ -340,7 +351,8 @@ while True:
         let tables = "[limits]\nwall = \"1 s\"\ngrace = \"100 ms\"\n";
         let outcome = world.python(tables, script);
         assert_eq!(outcome["status"], "timed_out", "{who:?}: {outcome:#}");
-        assert!(begun.elapsed() < Duration::from_secs(20), "{who:?}");
+        let at_most = Duration::from_secs(20) * slowness();
+        assert!(begun.elapsed() < at_most, "{who:?}");
         assert_eq!(denials(&outcome).len(), 1, "{who:?}: {outcome:#}");
         assert_nothing_left(&world, &before);
     }

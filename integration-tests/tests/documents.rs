@@ -396,6 +396,25 @@ fn the_demo_ends_well() {
 }
 
 #[test]
+fn every_guest_of_the_matrix_has_its_row() {
+    let (table, guests) = (
+        read("docs/hosts.md"),
+        read("integration-tests/vm/matrix.txt"),
+    );
+    let guests = guests.lines().filter(|line| !line.starts_with('#'));
+    let begins = guests.map(|guest| match guest.split_once(' ') {
+        Some((kernel, append)) => format!("| {kernel} | `{append}` | "),
+        None => format!("| {guest} | | "),
+    });
+    let without = |begin: &String| !table.lines().any(|line| line.starts_with(begin.as_str()));
+    let missing: Vec<_> = begins.filter(without).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/hosts.md has no row for {missing:?}"
+    );
+}
+
+#[test]
 fn what_each_tier_loses_is_told_in_its_own_words() {
     let examined = World::new(Who::User).toolcell(&["--tier", "rlimits", "--help"]);
     let help = String::from_utf8_lossy(&examined.stdout).into_owned();

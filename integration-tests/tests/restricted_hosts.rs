@@ -543,3 +543,38 @@ fn the_profile_for_apparmor_parses() {
     );
     assert!(!parse(&wrong).status.success());
 }
+
+/// On whatever host this is: the table of kernels in docs/hosts.md stands on it.
+#[test]
+fn what_the_doctor_says_is_what_calls_meet() {
+    for who in everyone() {
+        let world = World::new(who);
+        let examined = world.toolcell(&["doctor", "--json"]);
+        let findings: Value = serde_json::from_slice(&examined.stdout).expect("JSON");
+        let best = findings["tier"].as_str();
+        for (tier, holds) in [("full", best == Some("full")), ("rlimits", best.is_some())] {
+            let ran = world.toolcell(&with_tier(tier, &RUN));
+            if holds {
+                let ran = outcome(&ran);
+                assert_eq!(ran["status"], "exited", "{who:?} {tier}: {ran:#}");
+                assert_eq!(ran["enforced"]["tier"], tier, "{who:?}: {ran:#}");
+                continue;
+            }
+            // Refused before there was anything to report on, or with an outcome that says so.
+            assert_eq!(ran.status.code(), Some(125), "{who:?} {tier}: {ran:?}");
+            let said = [ran.stdout, ran.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains("hint:"), "{who:?} {tier}: {said}");
+            assert!(!said.contains("\"exited\""), "{who:?} {tier}: {said}");
+        }
+        let facts = findings["facts"].as_array().expect("facts");
+        let lacking = facts.iter().filter(|fact| fact["fine"] == false);
+        let mends =
+            lacking.filter(|fact| fact["mend"].as_str().is_some_and(|mend| !mend.is_empty()));
+        assert_eq!(
+            best == Some("full"),
+            mends.count() == 0,
+            "{who:?}: {findings:#}"
+        );
+    }
+}

@@ -25,8 +25,8 @@ PACKAGES=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,udev,kmod,lo
 PACKAGES+=,iproute2,util-linux,bsdutils,busybox-static,python3,curl,openssl,git,ca-certificates
 SUITE=bookworm
 MEMORY=2048M
-# Seconds: to boot when emulated on a busy host, and for the kernel to say a word under KVM.
-BOOT_MAX=240
+# Seconds: to boot when emulated on a busy host (10 on an idle one), and for the kernel to say a word under KVM.
+BOOT_MAX=600
 KVM_MAX=10
 # Fixed (sparse) sizes of the two disks that are made of directories.
 ROOT_SIZE=3G
@@ -62,7 +62,7 @@ needs() {
     local tool
     for tool in qemu-system-x86_64 qemu-img mmdebstrap mke2fs depmod cpio xz dpkg-deb; do
         command -v "$tool" >/dev/null || cannot "\`$tool\` is not installed; \
-hint: run \`integration-tests/install-dependencies.sh\` as root"
+hint: run \`integration-tests/install-dependencies.sh vm\` as root"
     done
 }
 
@@ -147,7 +147,8 @@ build_kernel() {
     (cd "$tmp" && APT_CONFIG=$conf apt-get download -qq "${packages[@]}") >&2
     local deb
     for deb in "$tmp"/*.deb; do dpkg-deb -x "$deb" "$tmp/tree"; done
-    find "$tmp/tree" -name 'vmlinuz-*' -type f -exec cp {} "$tmp/out/vmlinuz" \;
+    find "$tmp/tree" -name 'vmlinuz*' -type f -exec cp {} "$tmp/out/vmlinuz" \;
+    [ -s "$tmp/out/vmlinuz" ] || fail "$package has no \`vmlinuz\`"
     module=$(find "$tmp/tree" -type d -path '*/lib/modules/*' -name kernel | head -n 1)
     release=$(basename "$(dirname "$module")")
     mkdir -p "$tmp/disk/lib/modules"
@@ -155,7 +156,7 @@ build_kernel() {
     local tree=$tmp/disk/lib/modules/$release junk
     for junk in $JUNK; do rm -rf "$tree/kernel/drivers/$junk"; done
     rm -rf "$tree/kernel/sound"
-    touch "$tree/modules.order" "$tree/modules.builtin"
+    touch "$tree/modules.order" "$tree/modules.builtin" "$tree/modules.builtin.modinfo"
     depmod -b "$tmp/disk" "$release"
     initrd "$tmp" "$tree" "$release"
     mke2fs -q -F -t ext4 -O ^has_journal -m 0 -d "$tmp/disk/lib/modules" "$tmp/out/modules.ext4" 600M >/dev/null

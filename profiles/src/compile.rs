@@ -423,6 +423,7 @@ fn policy(resolved: &Resolved, host: &Host, problems: &mut Problems) -> Option<(
             || !resolved.sockets.is_empty()
             || host.landlock_abi >= landlock::ABI_RESOLVE_UNIX
             || !shows_sockets(resolved),
+        tcp_sockets: network::talks_tcp(resolved) || host.landlock_abi >= landlock::ABI_TCP,
         memfd_exec: resolved
             .files
             .exec

@@ -90,6 +90,7 @@ impl Launcher {
             Err(error) => return Err(error),
         }
         reap_automatically()?;
+        outlive_requests_to_end()?;
         if nix::unistd::geteuid().is_root() {
             // Supplementary groups stay in force inside a user namespace, mapped or not.
             nix::unistd::setgroups(&[])?;
@@ -160,6 +161,7 @@ impl Launcher {
     fn start_gateway(&self, socket: &OwnedFd) {
         if let Ok(Forked::Child) = sys::fork(self.proof) {
             let prepared = sys::reset_signals()
+                .and_then(|()| outlive_requests_to_end())
                 .and_then(|()| sys::duplicate_onto(socket.as_fd(), 0, false))
                 .and_then(|()| sys::duplicate_onto(sys::borrow_open(2)?, 1, false));
             if prepared.is_ok() {
@@ -326,4 +328,15 @@ fn occupy_low_numbers() -> Result<OwnedFd, Errno> {
 fn reap_automatically() -> Result<(), Errno> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::SA_NOCLDWAIT, SigSet::empty());
     sys::set_signal_action(Signal::SIGCHLD, &ignore)
+}
+
+/// Leaves it to the supervisor when to end, and so how calls end. Where a service is stopped, or its
+/// user logs out, everything in the cgroup is asked at once; a launcher that heeded that would take
+/// its cells along before they were cancelled. A tool's own process has its signals reset.
+fn outlive_requests_to_end() -> Result<(), Errno> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        sys::set_signal_action(signal, &ignore)?;
+    }
+    Ok(())
 }

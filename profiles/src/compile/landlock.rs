@@ -39,6 +39,8 @@ const SCOPE_SIGNAL: u64 = 1 << 1;
 
 /// The newest ABI whose rights are used; a newer kernel keeps to this one.
 pub const ABI_MAX: u32 = 9;
+/// The ABI since which TCP can be refused; before it, a cell that is to have none gets no socket for it.
+pub(super) const ABI_TCP: u32 = 4;
 /// The ABI since which connecting to a socket of the host by its path can be refused.
 pub(super) const ABI_RESOLVE_UNIX: u32 = 9;
 
@@ -96,7 +98,7 @@ impl Rights {
         // Where programs may talk TCP, it is left to the network namespace: Landlock tells ports
         // apart, not addresses, and nothing leaves the namespace but through the sockets that the
         // supervisor holds.
-        let net = self.abi >= 4 && !tcp;
+        let net = self.abi >= ABI_TCP && !tcp;
         let scopes = self.abi >= 6;
         Landlock {
             abi: self.abi,

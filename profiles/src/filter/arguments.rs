@@ -450,9 +450,17 @@ fn socket(facts: FilterFacts) -> Decision {
     const NETLINK_ROUTE: u32 = 0;
     let inet = internet();
     let kind = |kind| masked(1, SOCK_TYPE, kind);
+    let stream = |protocol| {
+        let conditions = [inet, kind(SOCK_STREAM), is(2, protocol)];
+        if facts.tcp_sockets {
+            Case::allow(conditions)
+        } else {
+            Case::deny(conditions, Errno::NoAccess)
+        }
+    };
     let mut cases = vec![
-        Case::allow([inet, kind(SOCK_STREAM), is(2, 0)]),
-        Case::allow([inet, kind(SOCK_STREAM), is(2, IPPROTO_TCP)]),
+        stream(0),
+        stream(IPPROTO_TCP),
         Case::allow([inet, kind(SOCK_DGRAM), is(2, 0)]),
         Case::allow([inet, kind(SOCK_DGRAM), is(2, IPPROTO_UDP)]),
         Case::deny([inet, kind(SOCK_RAW)], Errno::NotPermitted),

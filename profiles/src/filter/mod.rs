@@ -53,6 +53,7 @@ pub struct SyscallRules {
 
 /// The facts that one filter depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "one independent fact each")]
 pub struct FilterFacts {
     /// Architecture of the kernel.
     pub arch: Arch,
@@ -62,6 +63,9 @@ pub struct FilterFacts {
     /// Whether Unix sockets may be made: only where the minimal root and the kernel's Landlock
     /// leave none of the host's in reach.
     pub unix_sockets: bool,
+    /// Whether TCP sockets may be made. Where programs may not talk TCP, Landlock says so from ABI 4
+    /// on, when they connect or listen; before it, they get no socket for it.
+    pub tcp_sockets: bool,
     /// Whether nameless memory files may be executable: only where everything may be executed.
     pub memfd_exec: bool,
     /// Which calls that name a path are shown to the listener before they go on.
@@ -204,6 +208,8 @@ pub enum Errno {
     NotPermitted = 1,
     /// `ENOMEM`.
     NoMemory = 12,
+    /// `EACCES`: what Landlock says.
+    NoAccess = 13,
     /// `EINVAL`: what a kernel says that was built without the feature.
     Invalid = 22,
     /// `ENOSYS`: what a kernel says that does not have the call.
@@ -231,6 +237,7 @@ impl fmt::Display for Errno {
         f.write_str(match self {
             Self::NotPermitted => "EPERM",
             Self::NoMemory => "ENOMEM",
+            Self::NoAccess => "EACCES",
             Self::Invalid => "EINVAL",
             Self::NoSystemCall => "ENOSYS",
             Self::NoProtocol => "EPROTONOSUPPORT",
@@ -412,7 +419,11 @@ impl Policy {
         } = syscall;
         let by_profile = self.denied.contains(name.as_str());
         let checked = group.action == GroupAction::Allow && !by_profile;
-        let by_unix = !by_profile && self.unix_sockets_would_do(name, arguments);
+        let sockets = match name.as_str() {
+            _ if by_profile => None,
+            "socket" | "socketpair" => self.sockets_would_do(arguments, errno),
+            _ => None,
+        };
         let allow = !by_profile && group.action != GroupAction::Allow && syscall.allowable;
         Notification::Denied {
             what: if checked {
@@ -423,27 +434,40 @@ impl Policy {
             errno,
             rule: if by_profile {
                 format!("`{name}` is in the profile's `[syscalls] deny`")
-            } else if by_unix {
-                "no Unix sockets where a directory of the host is in the cell, which may hold the host's"
-                    .to_owned()
+            } else if let Some((rule, _)) = sockets {
+                rule.to_owned()
             } else {
                 format!("syscall group `{}`: {why}", group.name)
             },
             allow: if allow {
                 Some(format!("syscalls.allow = [\"{name}\"]"))
             } else {
-                by_unix.then(|| "network.unix = true".to_owned())
+                sockets.map(|(_, allow)| allow.to_owned())
             },
         }
     }
 
-    /// Whether a call is denied only because Unix sockets are.
-    fn unix_sockets_would_do(&self, name: &str, arguments: &[u64; 6]) -> bool {
+    /// Why a kind of sockets is denied, and the line that allows it, if one does.
+    fn sockets_would_do(
+        &self,
+        arguments: &[u64; 6],
+        errno: Errno,
+    ) -> Option<(&'static str, &'static str)> {
         // The kernel looks at the low 32 bits only.
         let family = arguments[0] & u64::from(u32::MAX);
-        !self.facts.unix_sockets
-            && matches!(name, "socket" | "socketpair")
-            && family == u64::from(arguments::AF_UNIX)
+        if !self.facts.unix_sockets && family == u64::from(arguments::AF_UNIX) {
+            return Some((
+                "no Unix sockets where a directory of the host is in the cell, which may hold the \
+                 host's",
+                "network.unix = true",
+            ));
+        }
+        // Nothing else of a socket is answered so.
+        (!self.facts.tcp_sockets && errno == Errno::NoAccess).then_some((
+            "no host is listed and `network.loopback` is false, and this kernel, before Landlock ABI 4, \
+             can only refuse the socket itself",
+            "network.loopback = true",
+        ))
     }
 
     /// Assembles the BPF program.

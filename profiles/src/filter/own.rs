@@ -62,6 +62,7 @@ pub(super) fn policy(process: Process, arch: Arch) -> Result<Policy, FilterError
         arch,
         notify: false,
         unix_sockets: false,
+        tcp_sockets: true,
         memfd_exec: false,
         explain_paths: PathNotify::Off,
         explain_network: AddressNotify::Off,

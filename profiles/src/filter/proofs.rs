@@ -29,15 +29,21 @@ const EXECUTED_UNCHECKED_MAX: usize = 17;
 pub(super) fn every_facts() -> Vec<FilterFacts> {
     let mut all = Vec::new();
     for arch in [Arch::X86_64, Arch::Aarch64] {
-        for bits in 0..16_u8 {
-            let [notify, unix_sockets, memfd_exec, explain_network] =
-                [1, 2, 4, 8].map(|bit| bits & bit != 0);
+        for bits in 0..32_u8 {
+            let [
+                notify,
+                unix_sockets,
+                memfd_exec,
+                explain_network,
+                tcp_sockets,
+            ] = [1, 2, 4, 8, 16].map(|bit| bits & bit != 0);
             for explain_paths in [PathNotify::Off, PathNotify::Writes, PathNotify::All] {
                 if notify || explain_paths == PathNotify::Off {
                     let facts = FilterFacts {
                         arch,
                         notify,
                         unix_sockets,
+                        tcp_sockets,
                         memfd_exec,
                         explain_paths,
                         explain_network: explain_network.into(),

@@ -19,6 +19,26 @@ fn makes_unix_sockets(cell: &Compiled) -> bool {
     cell.policy.decide(41, &[1, 1, 0, 0, 0, 0]) == Action::Allow
 }
 
+fn makes_tcp_sockets(cell: &Compiled) -> bool {
+    // socket(AF_INET, SOCK_STREAM, 0) on x86_64.
+    cell.policy.decide(41, &[2, 1, 0, 0, 0, 0]) == Action::Allow
+}
+
+#[test]
+fn a_kernel_that_cannot_refuse_tcp_gives_no_socket_for_it() {
+    for (abi, text, made) in [
+        (2, "", false),
+        (3, "", false),
+        // Landlock refuses what is done with it.
+        (4, "", true),
+        (2, "network.loopback = true", true),
+        (2, "network.allow = [\"example.org\"]", true),
+    ] {
+        let cell = on(abi, text).unwrap();
+        assert_eq!(makes_tcp_sockets(&cell), made, "{abi} {text}");
+    }
+}
+
 fn call(cell: &Compiled, found: &[&str]) -> Result<Call, CallError> {
     let plan = cell
         .fill_command(vec!["/usr/bin/cat".to_owned()], &BTreeMap::new())

@@ -143,7 +143,7 @@ fn landlock() -> Fact {
         ),
         abi => {
             let missing = match abi {
-                1 | 2 => " (what it lacks, read-only mounts and the namespaces cover)",
+                1..=5 => " (what it lacks, mounts, the filter and namespaces cover)",
                 _ => "",
             };
             Fact::fine("Landlock", format!("ABI {abi}{missing}"))

@@ -14,6 +14,7 @@ const X86_64: FilterFacts = FilterFacts {
     arch: Arch::X86_64,
     notify: true,
     unix_sockets: true,
+    tcp_sockets: true,
     memfd_exec: false,
     explain_paths: PathNotify::Off,
     explain_network: AddressNotify::Off,

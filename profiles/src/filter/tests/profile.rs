@@ -157,6 +157,23 @@ fn a_notification_says_what_was_tried_and_what_would_allow_it() {
 }
 
 #[test]
+fn a_tcp_socket_that_is_denied_names_the_line_that_allows_it() {
+    let facts = FilterFacts {
+        tcp_sockets: false,
+        ..X86_64
+    };
+    let policy = Policy::new(&rules(&[], &[]), &facts).unwrap();
+    let number = syscalls::by_name("socket").unwrap().number(Arch::X86_64);
+    match policy.classify(number.unwrap(), &[2, 1, 0, 0, 0, 0]) {
+        Notification::Denied { allow, rule, .. } => {
+            assert_eq!(allow.unwrap(), "network.loopback = true");
+            assert!(rule.contains("before Landlock ABI 4"), "{rule}");
+        }
+        other => panic!("it is not denied: {other:?}"),
+    }
+}
+
+#[test]
 fn a_unix_socket_that_is_denied_names_the_line_that_allows_it() {
     let facts = FilterFacts {
         unix_sockets: false,

@@ -88,6 +88,34 @@ fn without_unix_sockets_only_pairs_that_keep_their_peer_are_left() {
 }
 
 #[test]
+fn without_tcp_sockets_every_way_to_one_is_refused_and_datagrams_are_left() {
+    let without = policy(FilterFacts {
+        tcp_sockets: false,
+        ..X86_64
+    });
+    for family in [2, 10] {
+        for kind in [1, 1 | 0o2_000_000, 1 | 0o4000, 1 | 1 << 32] {
+            for protocol in [0, 6] {
+                let arguments = [family, kind, protocol];
+                assert_eq!(
+                    answer_of(&without, "socket", arguments),
+                    Action::Deny(Errno::NoAccess),
+                    "{arguments:?}"
+                );
+                assert_eq!(answer("socket", arguments), Action::Allow, "{arguments:?}");
+            }
+            // MPTCP is refused with and without.
+            assert_ne!(
+                answer_of(&without, "socket", [family, kind, 262]),
+                Action::Allow
+            );
+        }
+        assert_eq!(answer_of(&without, "socket", [family, 2, 0]), Action::Allow);
+    }
+    assert_eq!(answer_of(&without, "socket", [1, 1, 0]), Action::Allow);
+}
+
+#[test]
 fn tcp_fast_open_is_refused_everywhere() {
     const MSG_NOSIGNAL: u64 = 0x4000;
     const MSG_FASTOPEN: u64 = 0x2000_0000;
