@@ -14,6 +14,7 @@ use tempfile::TempDir;
 pub mod builtin;
 pub mod clients;
 pub mod ground;
+pub mod http;
 pub mod internet;
 pub mod left;
 pub mod programs;

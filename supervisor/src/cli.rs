@@ -78,13 +78,11 @@ pub fn main() -> ExitCode {
     };
     log();
     match cli.command {
-        Command::Serve(args) => with_cells(cli.tier, true, async |host, cells| {
-            serve::run(&args, host, cells).await
-        }),
-        Command::Call(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Serve(args) => serve(cli.tier, &args),
+        Command::Call(args) => with_cells(cli.tier, For::Command, async |host, cells| {
             call::run(&args, host, cells).await
         }),
-        Command::Run(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Run(args) => with_cells(cli.tier, For::Command, async |host, cells| {
             run::run(&args, host, cells).await
         }),
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
@@ -93,6 +91,25 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
     }
+}
+
+/// Makes the sockets that it is to serve on while that is still possible.
+fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
+    let sockets = match args.http.sockets(args.stdio) {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let purpose = if sockets.is_empty() {
+        For::Client
+    } else {
+        For::Many
+    };
+    with_cells(tier, purpose, async |host, cells| {
+        serve::run(args, sockets, host, cells).await
+    })
 }
 
 /// Shows help, or what is wrong with the command line. `run` and `call` exit with the status of
@@ -139,18 +156,33 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
     }
 }
 
+/// What cells are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// One command, which tells what is refused.
+    Command,
+    /// A client on standard input and output. If calls cannot be had, a server announces it before
+    /// the first one is refused.
+    Client,
+    /// Many clients, which connect.
+    Many,
+}
+
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
 /// the launcher (which inherits it), then our own confinement (which the launcher must not inherit),
-/// then threads (which do). If calls cannot be had, a server announces it before the first one is
-/// refused.
+/// then threads (which do).
 fn with_cells(
     tier: TierChoice,
-    announce: bool,
+    purpose: For,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(tier, |host| {
         let cells = prepare(tier);
-        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref));
+        let listens = purpose == For::Many;
+        if listens {
+            serve::http::raise_descriptors();
+        }
+        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref), listens);
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -168,7 +200,7 @@ fn with_cells(
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
-                    if announce {
+                    if purpose != For::Command {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
                     }
                     Arc::new(Refusing(reason))
@@ -191,7 +223,7 @@ struct Prepared {
 }
 
 /// Confines this process to what these need. It goes on without any as well, to refuse calls.
-fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
+fn confine(prepared: &[Prepared], listens: bool) -> Result<Confined, String> {
     let cgroups = prepared.iter().filter_map(|ready| ready.cgroups.as_ref());
     let adds_up = prepared.iter().find(|ready| ready.cgroups.is_none());
     let places = Places {
@@ -201,6 +233,7 @@ fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
             .map(std::path::Path::to_owned)
             .collect(),
         seen: adds_up.map(|ready| ready.launcher.pid()),
+        listens,
     };
     confinement::confine(&places).map_err(|error| error.to_string())
 }
@@ -273,7 +306,7 @@ fn examine(args: &doctor::Args) -> ExitCode {
         .into_iter()
         .map(|(host, tried, ready)| ((host, tried), ready))
         .unzip();
-    let confined = confine(&prepared);
+    let confined = confine(&prepared, false);
     let is_confined = confined.is_ok();
     facts.push(doctor::confined_fact(confined));
     for ((host, tried), ready) in tries.into_iter().zip(prepared) {
@@ -338,5 +371,9 @@ impl Run for Refusing {
     fn run(&self, start: Start) -> crate::service::Running<'_> {
         let outcome = verdict::refused(&start, self.0.clone());
         Box::pin(std::future::ready(outcome))
+    }
+
+    fn unable(&self) -> Option<&str> {
+        Some(&self.0)
     }
 }

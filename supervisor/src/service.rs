@@ -108,6 +108,11 @@ pub trait Run: Send + Sync + 'static {
     /// Runs one call from launch to verified end. It must come to an end soon after
     /// [`Asker::cancel`] is cancelled, and it never fails: whatever happens is an [`Outcome`].
     fn run(&self, start: Start) -> Running<'_>;
+
+    /// Why no call can be run here, if so.
+    fn unable(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// A call under way.

@@ -21,10 +21,13 @@ use crate::audit::{Audit, Durability};
 use crate::caller::Caller;
 use crate::catalog::{Catalog, Snapshot};
 use crate::dirs;
+use crate::http::bind::Socket;
 use crate::lines::{InFlight, Lines};
 use crate::results::Results;
 use crate::server::Server;
 use crate::service::{Run, Service};
+
+pub mod http;
 
 /// How long calls may go on by themselves when the client has closed its side: a script that pipes
 /// its requests in gets its answers, and clients wait two seconds before they send SIGTERM.
@@ -47,6 +50,9 @@ pub struct Args {
     /// Serve one client on standard input and output (the default)
     #[arg(long)]
     pub stdio: bool,
+    /// Sockets to serve on instead, and how.
+    #[command(flatten)]
+    pub http: http::HttpArgs,
     /// Where profiles come from.
     #[command(flatten)]
     pub sources: SourceArgs,
@@ -107,11 +113,12 @@ pub fn service_of(
     Ok(Arc::new(Service::new(catalog, results, audit, cells)))
 }
 
-/// Serves until the client goes away or a signal says to stop.
+/// Serves on these sockets, or if there are none one client on standard input and output, until the
+/// client goes away or a signal says to stop.
 ///
 /// A read from standard input may still be waiting in a thread of its own when this returns: leave
 /// the runtime with `shutdown_background`.
-pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+pub async fn run(args: &Args, sockets: Vec<Socket>, host: Host, cells: Arc<dyn Run>) -> ExitCode {
     let service = match service(&args.sources, args.receipts.into(), host, cells) {
         Ok(service) => service,
         Err(status) => return status,
@@ -131,7 +138,11 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let end = serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await;
+    let end = if sockets.is_empty() {
+        serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await
+    } else {
+        http::run(&args.http, &service, sockets, stop).await
+    };
     service.close(Duration::ZERO).await;
     watching.abort();
     match end {
@@ -228,7 +239,8 @@ impl Stop {
         })
     }
 
-    async fn asked(&mut self) {
+    /// Waits for the next of them.
+    pub async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
