@@ -446,3 +446,22 @@ pub fn stateless(method: &str, parameters: &Value) -> (Value, Vec<(&'static str,
     });
     (message, headers)
 }
+
+/// Makes an API key with `toolcell key add`.
+#[must_use]
+pub fn key(world: &World, arguments: &[&str]) -> String {
+    let output = world.toolcell(&[&["key", "add"], arguments].concat());
+    assert!(output.status.success(), "{output:?}");
+    let secret = String::from_utf8(output.stdout).expect("it is text");
+    secret.trim().to_owned()
+}
+
+/// Memory that is a process's own, in bytes.
+#[must_use]
+pub fn memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let anonymous = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib = anonymous.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse().ok());
+    let kib: u64 = kib.expect("the kernel tells it");
+    kib << 10
+}

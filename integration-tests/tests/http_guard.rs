@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use harness::http::{ACCEPT, Connection, Server, initialize};
+use harness::http::{ACCEPT, Connection, Server, initialize, memory};
 use harness::{World, everyone};
 use serde_json::Value;
 
@@ -225,7 +225,7 @@ fn what_is_too_large_or_too_many_is_refused() {
     }
     assert_eq!(connection.head().expect("it answers").status, 413);
 
-    let many: String = (0..100).map(|n| format!("a{n}: b\r\n")).collect();
+    let many = "a: b\r\n".repeat(100);
     let head = "GET /livez HTTP/1.1\r\nhost: localhost\r\n";
     assert_eq!(raw(&server, &format!("{head}{many}\r\n")), [431]);
     let long = "x".repeat(40 << 10);
@@ -321,15 +321,6 @@ fn too_few_descriptors(wanted: usize) -> Option<String> {
     (hard < wanted as u64 + 1024 + 64).then(|| format!("the hard limit of descriptors is {hard}"))
 }
 
-/// Memory that is a process's own, in bytes.
-fn memory(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let anonymous = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = anonymous.and_then(|value| value.trim().strip_suffix(" kB")?.trim().parse().ok());
-    let kib: u64 = kib.expect("the kernel tells it");
-    kib << 10
-}
-
 #[test]
 fn problems_are_told_as_problems() {
     let world = World::new(everyone()[0]);
@@ -342,4 +333,51 @@ fn problems_are_told_as_problems() {
     let detail = problem["detail"].as_str().expect("it is told");
     assert!(detail.contains("`--allow-host evil.example`"), "{detail}");
     assert_ne!(problem["title"], Value::Null);
+}
+
+#[test]
+fn a_page_that_may_ask_may_read_the_answer_and_no_other_is_told_so() {
+    let world = World::new(everyone()[0]);
+    let server = server(&world);
+    let ask = |origin: &str, method: &str| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            (
+                "access-control-request-headers",
+                "x-api-key, mcp-session-id",
+            ),
+        ];
+        server.ask(method, "/tools", &headers, "")
+    };
+    let response = ask("https://app.example", "OPTIONS");
+    assert_eq!(response.status, 200, "{response:?}");
+    let allowed = &response.headers["access-control-allow-headers"];
+    assert!(allowed.contains("x-api-key") && allowed.contains("mcp-session-id"));
+    for method in ["OPTIONS", "GET"] {
+        let allowed = ask("https://app.example", method);
+        let origin = allowed.headers.get("access-control-allow-origin");
+        assert_eq!(
+            origin.map(String::as_str),
+            Some("https://app.example"),
+            "{method}"
+        );
+        let refused = ask("https://evil.example", method);
+        assert!(
+            !refused.headers.contains_key("access-control-allow-origin"),
+            "{method}"
+        );
+    }
+    assert_eq!(ask("https://evil.example", "GET").status, 403);
+}
+
+#[test]
+fn who_has_not_said_who_they_are_is_not_listened_to_for_long() {
+    let world = World::new(everyone()[0]);
+    let server = server(&world);
+    let mut connection = server.connect();
+    connection.write("GET /livez HTTP/1.1\r\nhost: localhost\r\ncontent-length: 8000000\r\n\r\n");
+    let response = connection.response();
+    assert_eq!(response.status, 400, "{response:?}");
+    assert!(connection.is_over());
 }

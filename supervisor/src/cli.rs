@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
-use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
+use crate::commands::{audit, call, check, doctor, explain, key, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
 use crate::outcome::{Outcome, Tier};
@@ -67,6 +67,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Verify the receipts
     Audit(audit::Args),
+    /// Make, list and revoke API keys
+    Key(key::Args),
 }
 
 /// Does what the command line asks for.
@@ -90,25 +92,25 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Key(args) => key::run(&args),
     }
 }
 
 /// Makes the sockets that it is to serve on while that is still possible.
 fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
-    let sockets = match args.http.sockets(args.stdio) {
-        Ok(sockets) => sockets,
+    let listening = match args.http.listen(args.stdio) {
+        Ok(listening) => listening,
         Err(error) => {
             tell(&format!("toolcell: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let purpose = if sockets.is_empty() {
-        For::Client
-    } else {
-        For::Many
+    let purpose = match &listening {
+        None => For::Client,
+        Some(_) => For::Many,
     };
     with_cells(tier, purpose, async |host, cells| {
-        serve::run(args, sockets, host, cells).await
+        serve::run(args, listening, host, cells).await
     })
 }
 

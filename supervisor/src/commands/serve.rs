@@ -21,13 +21,14 @@ use crate::audit::{Audit, Durability};
 use crate::caller::Caller;
 use crate::catalog::{Catalog, Snapshot};
 use crate::dirs;
-use crate::http::bind::Socket;
 use crate::lines::{InFlight, Lines};
 use crate::results::Results;
 use crate::server::Server;
 use crate::service::{Run, Service};
 
 pub mod http;
+
+use http::Listening;
 
 /// How long calls may go on by themselves when the client has closed its side: a script that pipes
 /// its requests in gets its answers, and clients wait two seconds before they send SIGTERM.
@@ -113,12 +114,17 @@ pub fn service_of(
     Ok(Arc::new(Service::new(catalog, results, audit, cells)))
 }
 
-/// Serves on these sockets, or if there are none one client on standard input and output, until the
-/// client goes away or a signal says to stop.
+/// Serves on sockets, or if there are none one client on standard input and output, until the client
+/// goes away or a signal says to stop.
 ///
 /// A read from standard input may still be waiting in a thread of its own when this returns: leave
 /// the runtime with `shutdown_background`.
-pub async fn run(args: &Args, sockets: Vec<Socket>, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+pub async fn run(
+    args: &Args,
+    listening: Option<Listening>,
+    host: Host,
+    cells: Arc<dyn Run>,
+) -> ExitCode {
     let service = match service(&args.sources, args.receipts.into(), host, cells) {
         Ok(service) => service,
         Err(status) => return status,
@@ -138,10 +144,9 @@ pub async fn run(args: &Args, sockets: Vec<Socket>, host: Host, cells: Arc<dyn R
             return ExitCode::FAILURE;
         }
     };
-    let end = if sockets.is_empty() {
-        serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await
-    } else {
-        http::run(&args.http, &service, sockets, stop).await
+    let end = match listening {
+        None => serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await,
+        Some(listening) => http::run(&args.http, &service, listening, stop).await,
     };
     service.close(Duration::ZERO).await;
     watching.abort();

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::{Access, Denied};
 use super::connection::Peer;
 use super::problem::Problem;
-use crate::lines;
+use crate::{lines, metrics};
 
 /// Most bytes of a request's body: as much as a message on standard input may have.
 pub const BODY_BYTES_MAX: usize = lines::MESSAGE_BYTES_MAX;
@@ -86,13 +87,7 @@ impl Guard {
             return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
         }
         self.check_origin(headers)?;
-        let caller = self
-            .access
-            .caller(peer, headers)
-            .map_err(|denied| match denied {
-                Denied::Unknown(detail) => Problem::unauthenticated(detail),
-                Denied::Refused(detail) => Problem::new(StatusCode::FORBIDDEN, detail),
-            })?;
+        let caller = self.access.caller(peer, headers).map_err(denied)?;
         request.extensions_mut().insert(caller);
         Ok(())
     }
@@ -133,6 +128,10 @@ impl Guard {
     /// Reads the whole body, within its limits.
     async fn body(&self, request: Request) -> Result<(Request, OwnedSemaphorePermit), Problem> {
         let (parts, body) = request.into_parts();
+        if OPEN.contains(&parts.uri.path()) && !body.is_end_stream() {
+            // Whoever has not said who they are is not listened to for long.
+            return Err(Problem::malformed("nothing is to be sent here"));
+        }
         let said = parts.headers.get(CONTENT_LENGTH);
         let said = said.and_then(|said| said.to_str().ok()?.parse::<usize>().ok());
         if said.is_some_and(|said| said > BODY_BYTES_MAX) {
@@ -181,7 +180,28 @@ pub async fn guard(State(guard): State<Arc<Guard>>, mut request: Request, next: 
     if is_last {
         response = closing(response);
     }
+    metrics::response(response.status().as_u16());
     response
+}
+
+fn denied(denied: Denied) -> Problem {
+    match denied {
+        Denied::Unsaid => Problem::unauthenticated(
+            "who asks has to show a key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`; hint: \
+             `toolcell key add NAME` makes one",
+            None,
+        ),
+        // Which of these it is, is nobody's business.
+        Denied::Untrue => Problem::unauthenticated(
+            "this key is unknown, revoked, or has expired",
+            Some("invalid_token"),
+        ),
+        Denied::Unclear => Problem::malformed("a request shows one key, in one header"),
+        Denied::Refused => Problem::new(
+            StatusCode::FORBIDDEN,
+            "your user may not ask here; hint: `--allow-uid UID=ROLE`, or a key",
+        ),
+    }
 }
 
 fn closing(mut response: Response) -> Response {

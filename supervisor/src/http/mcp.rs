@@ -20,7 +20,7 @@ use crate::service::Service;
 /// it after a minute.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The header that names a session.
-const SESSION: &str = "mcp-session-id";
+pub const SESSION: &str = "mcp-session-id";
 /// When to try again where there are too many sessions.
 const RETRY_FULL: Duration = Duration::from_secs(30);
 
@@ -65,7 +65,7 @@ impl Mcp {
     /// Answers a request.
     pub async fn answer(&self, request: Request) -> Response {
         let Some(caller) = request.extensions().get::<Caller>().cloned() else {
-            return Problem::unauthenticated("who are you?").into_response();
+            return Problem::unauthenticated("who are you?", None).into_response();
         };
         if let Some(session) = request.headers().get(SESSION) {
             let theirs = session

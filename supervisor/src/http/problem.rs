@@ -5,13 +5,14 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Media type of a problem.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// Why a request is not served.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Problem {
     /// Nothing but the status is meant for programs, so that it is always `about:blank`.
     #[serde(rename = "type")]
@@ -22,6 +23,9 @@ pub struct Problem {
     status: u16,
     /// What is wrong with this request, and what would mend it.
     detail: String,
+    /// The call that it is about, if there was one: its receipt has the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<String>,
     #[serde(skip)]
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -35,6 +39,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error"),
             status: status.as_u16(),
             detail: detail.into(),
+            call: None,
             headers: Vec::new(),
         }
     }
@@ -50,11 +55,21 @@ impl Problem {
 
     /// Who asks has to say who they are.
     #[must_use]
-    pub fn unauthenticated(detail: &str) -> Self {
+    pub fn unauthenticated(detail: &str, error: Option<&str>) -> Self {
         let mut problem = Self::new(StatusCode::UNAUTHORIZED, detail);
-        let how = HeaderValue::from_static("Bearer realm=\"toolcell\"");
-        problem.headers.push((WWW_AUTHENTICATE, how));
+        let error = error.map_or_else(String::new, |error| format!(", error=\"{error}\""));
+        let how = HeaderValue::try_from(format!("Bearer realm=\"toolcell\"{error}"));
         problem
+            .headers
+            .extend(how.map(|how| (WWW_AUTHENTICATE, how)));
+        problem
+    }
+
+    /// It is about this call.
+    #[must_use]
+    pub fn of_call(mut self, call: &str) -> Self {
+        self.call = Some(call.to_owned());
+        self
     }
 
     /// It may go better after a while.
