@@ -236,7 +236,7 @@ mod tests {
         drop(untaken);
         let again = now(turns.ask("d", PLACES));
         drop(again);
-        assert_eq!((turns.lock().running, turns.waiting()), (0, 0));
+        assert_eq!((turns.running(), turns.waiting()), (0, 0));
     }
 
     #[test]
