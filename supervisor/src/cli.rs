@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
+use crate::commands::out::Out;
 use crate::commands::{audit, call, check, doctor, explain, key, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
@@ -81,11 +83,15 @@ pub fn main() -> ExitCode {
     log();
     match cli.command {
         Command::Serve(args) => serve(cli.tier, &args),
-        Command::Call(args) => with_cells(cli.tier, For::Command, async |host, cells| {
-            call::run(&args, host, cells).await
+        Command::Call(args) => with_out(args.out.as_deref(), |out| {
+            with_cells(cli.tier, For::Command, out, async |host, cells| {
+                call::run(&args, out, host, cells).await
+            })
         }),
-        Command::Run(args) => with_cells(cli.tier, For::Command, async |host, cells| {
-            run::run(&args, host, cells).await
+        Command::Run(args) => with_out(args.out.as_deref(), |out| {
+            with_cells(cli.tier, For::Command, out, async |host, cells| {
+                run::run(&args, out, host, cells).await
+            })
         }),
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
         Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
@@ -109,7 +115,7 @@ fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
         None => For::Client,
         Some(_) => For::Many,
     };
-    with_cells(tier, purpose, async |host, cells| {
+    with_cells(tier, purpose, None, async |host, cells| {
         serve::run(args, listening, host, cells).await
     })
 }
@@ -151,6 +157,17 @@ fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode 
     }
 }
 
+/// Opens the directory for what a tool leaves, if there is to be one.
+fn with_out(path: Option<&Path>, work: impl FnOnce(Option<&Out>) -> ExitCode) -> ExitCode {
+    match path.map(Out::open).transpose() {
+        Ok(out) => work(out.as_ref()),
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            ExitCode::from(run::EXIT_NOT_STARTED)
+        }
+    }
+}
+
 fn host_tier(tier: TierChoice) -> profiles::host::Tier {
     match tier {
         TierChoice::Full => profiles::host::Tier::Full,
@@ -176,6 +193,7 @@ enum For {
 fn with_cells(
     tier: TierChoice,
     purpose: For,
+    out: Option<&Out>,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(tier, |host| {
@@ -184,7 +202,8 @@ fn with_cells(
         if listens {
             serve::http::raise_descriptors();
         }
-        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref), listens);
+        let cells_made = cells.as_ref().map_or(&[][..], std::slice::from_ref);
+        let confined = confine(cells_made, listens, out);
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -202,7 +221,8 @@ fn with_cells(
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
-                    if purpose != For::Command {
+                    // Without a state directory the command says so itself, and ends.
+                    if purpose != For::Command && dirs::state().is_ok() {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
                     }
                     Arc::new(Refusing(reason))
@@ -225,11 +245,12 @@ struct Prepared {
 }
 
 /// Confines this process to what these need. It goes on without any as well, to refuse calls.
-fn confine(prepared: &[Prepared], listens: bool) -> Result<Confined, String> {
+fn confine(prepared: &[Prepared], listens: bool, out: Option<&Out>) -> Result<Confined, String> {
     let cgroups = prepared.iter().filter_map(|ready| ready.cgroups.as_ref());
     let adds_up = prepared.iter().find(|ready| ready.cgroups.is_none());
     let places = Places {
         state: dirs::state().ok(),
+        out: out.map(|out| out.path.clone()),
         cgroups: cgroups
             .flat_map(|cgroups| cgroups.parents())
             .map(std::path::Path::to_owned)
@@ -308,7 +329,7 @@ fn examine(args: &doctor::Args) -> ExitCode {
         .into_iter()
         .map(|(host, tried, ready)| ((host, tried), ready))
         .unzip();
-    let confined = confine(&prepared, false);
+    let confined = confine(&prepared, false, None);
     let is_confined = confined.is_ok();
     facts.push(doctor::confined_fact(confined));
     for ((host, tried), ready) in tries.into_iter().zip(prepared) {

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod key;
 pub mod list;
+pub mod out;
 pub mod run;
 pub mod serve;
 

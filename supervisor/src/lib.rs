@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod api_keys;
 pub mod artifacts;
 pub mod audit;
 pub mod call;

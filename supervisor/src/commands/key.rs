@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::{answer, answer_json, tell};
+use crate::api_keys::{Grant, Key, Keys, KeysError};
 use crate::dirs;
-use crate::keys::{Grant, Key, Keys, KeysError};
 
 /// Arguments of `toolcell key`.
 #[derive(Debug, Clone, clap::Args)]

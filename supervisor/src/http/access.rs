@@ -8,8 +8,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
 use super::connection::Peer;
+use crate::api_keys::Keys;
 use crate::caller::Caller;
-use crate::keys::Keys;
 
 /// The other header that a key may be in.
 const API_KEY: &str = "x-api-key";

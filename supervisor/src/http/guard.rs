@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::{Access, Denied};
 use super::connection::Peer;
 use super::problem::Problem;
-use crate::{lines, metrics};
+use crate::{keys, lines, metrics};
 
 /// Most bytes of a request's body: as much as a message on standard input may have.
 pub const BODY_BYTES_MAX: usize = lines::MESSAGE_BYTES_MAX;
@@ -161,6 +161,11 @@ impl Guard {
         let read: Result<(Bytes, _), Problem> =
             timeout(BODY_TIME_MAX, read).await.map_err(|_| too_slow())?;
         let (bytes, room) = read?;
+        // As on standard input; what is no JSON has no keys.
+        if let Some(key) = keys::repeated(&bytes) {
+            let detail = format!("the key `{key}` is in one object twice");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
+        }
         Ok((Request::from_parts(parts, Body::from(bytes)), room))
     }
 }
