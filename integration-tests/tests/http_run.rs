@@ -120,6 +120,8 @@ fn what_is_not_called_is_told_as_a_problem_with_its_status() {
             406,
         );
         assert_problem(&server.ask("POST", "/run/quick", &[], "{"), 400);
+        let twice = "{\"text\":\"a\",\"text\":\"b\"}";
+        assert_problem(&server.ask("POST", "/run/quick", &[], twice), 400);
         assert_problem(&server.ask("GET", "/run/quick", &[], ""), 405);
         assert_problem(&server.ask("GET", "/nothing", &[], ""), 404);
         let deep = format!("{{\"text\":{}1{}}}", "[".repeat(9_000), "]".repeat(9_000));
