@@ -154,6 +154,7 @@ pub struct Run {
 }
 
 impl Run {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // as serde wants it
     fn may_change_anything(effect: &Effect) -> bool {
         *effect == Effect::Changes
     }

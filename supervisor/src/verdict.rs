@@ -345,6 +345,7 @@ fn exec_denial(start: &Start) -> Denial {
 }
 
 /// Whether a file has any execute permission, without which no profile makes it a program.
+#[must_use]
 pub fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata()
