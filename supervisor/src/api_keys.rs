@@ -248,20 +248,26 @@ impl Keys {
             check_name(name)?;
         }
         let secret = secret().map_err(|source| self.io(source))?;
+        let Grant {
+            name,
+            roles,
+            tools,
+            expires,
+        } = grant;
         self.change(|keys| {
-            if keys.iter().any(|key| key.name == grant.name) {
-                return Err(KeysError::Exists(grant.name.clone()));
+            if keys.iter().any(|key| key.name == name) {
+                return Err(KeysError::Exists(name));
             }
             if keys.len() >= KEYS_MAX {
                 return Err(KeysError::TooMany);
             }
             keys.push(Key {
-                name: grant.name.clone(),
+                name,
                 sha256: hash(secret.as_bytes()),
-                roles: grant.roles.clone(),
-                tools: grant.tools.clone(),
+                roles,
+                tools,
                 created: SystemTime::now(),
-                expires: grant.expires,
+                expires,
             });
             Ok(())
         })?;
@@ -394,6 +400,7 @@ mod time {
     pub mod maybe {
         use super::{Deserializer, Serializer, SystemTime};
 
+        #[allow(clippy::ref_option)] // it is serde that calls it so
         pub fn serialize<S: Serializer>(
             time: &Option<SystemTime>,
             to: S,

@@ -355,13 +355,11 @@ impl Service {
         let _permit = match admitted {
             Ok(permit) => permit,
             Err(error) => {
-                return match error.cause() {
-                    Some(cause) => refused(&error, cause),
-                    None => {
-                        let reason = error.to_string();
-                        Ok(ended(call, tool.name(), Status::Cancelled, reason))
-                    }
+                let Some(cause) = error.cause() else {
+                    let reason = error.to_string();
+                    return Ok(ended(call, tool.name(), Status::Cancelled, reason));
                 };
+                return refused(&error, cause);
             }
         };
         metrics::waited(tool.name(), asked.elapsed());
