@@ -26,16 +26,13 @@ SSH_PORT = 22  # speaks first
 # A Unix socket without a file, which a network namespace has for itself.
 ABSTRACT = "\0toolcell-test-internet"
 PROXY_PORT = 3128
-# By these ports of one address, `sites.mjs` serves.
-WEBSITES = "151.101.1.1"
+WEBSITES = "151.101.1.1"  # by these ports of it, `sites.mjs` serves
 WEBSITES_PORTS = {80: 18080, 443: 18443}
-# Served at one address only, so that the other addresses of a name refuse.
-ONE_ADDRESS = ("93.184.215.15", 9000)
+ONE_ADDRESS = ("93.184.215.15", 9000)  # the other addresses of a name refuse this port
 HEAD_BYTES_MAX = 65536
 TEXT_BYTES_MAX = 1 << 20  # of a request's body
 BLOCK = bytes(range(256)) * 1024  # 256 KiB
-# A peer that stalls gives up in the end, should the test have forgotten it.
-STALL_SECONDS = 120
+STALL_SECONDS = 120  # then a peer that stalls gives up, should the test have forgotten it
 DRIBBLE_SECONDS = 0.01
 
 telling = threading.Lock()

@@ -12,6 +12,7 @@ use crate::filter::SyscallRules;
 pub use crate::placeholders::Piece;
 use crate::schema::Effect;
 pub use crate::schema::{Approve, PathKind};
+use crate::tier::Tier;
 
 mod chain;
 mod check;
@@ -21,6 +22,7 @@ mod inject;
 mod input;
 mod limits;
 mod network;
+mod pool;
 mod run;
 mod sockets;
 mod trust;
@@ -326,6 +328,9 @@ pub struct Limits {
     pub concurrency: u32,
     /// Calls of the tool in a time.
     pub rate: Option<Rate>,
+    /// The weakest tier that it may run in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require: Option<Tier>,
 }
 
 /// How many calls in what time.

@@ -163,6 +163,11 @@ refused! {
     approval_is_not_offered: "access.approve = \"always\"";
     nobody_may_call: "access.roles = []";
     too_many_prepared_cells: "pool.ready = 1000";
+    prepared_although_an_argument_decides: format!("{GOOD}[pool]\nready = 1");
+    prepared_although_callers_differ: "pool.ready = 1\nfiles.write = [\"/work\"]\nfiles.workspace = { kind = \"named\", name = \"x\" }";
+    prepared_although_paths_are_protected: "pool.ready = 1\nfiles.write = [\"/work\"]\nfiles.protect = [\".git\"]\nfiles.workspace = { kind = \"host\", path = \"/srv/x\" }";
+    prepared_with_a_socket: "pool.ready = 1\nsockets.connect = [\"/run/x.sock\"]";
+    prestarted_with_an_argument: "pool.prestart = true\ninput = { type = \"object\", required = [\"a\"], properties = { a = { type = \"string\" } } }\nrun.argv = [\"/usr/bin/cat\", \"{a}\"]";
     no_success: GOOD.replace("[files]", "success = []\n[files]");
     input_that_is_no_object: "input.type = \"string\"";
     input_that_is_no_schema: "input = { type = \"object\", properties = { a = { type = \"strnig\" } } }";

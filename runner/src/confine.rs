@@ -4,14 +4,14 @@
 //! [`TOOL_STEPS`]. Each layer is enforced by the process upon itself, and the first that fails ends
 //! the cell with a [`SetupFailure`].
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use crate::report::{Confirmed, Report, SetupFailure, Step};
-use crate::spec::{Call, SYSTEM_V_LISTS, Template};
+use crate::spec::{Call, Program, SYSTEM_V_LISTS, Template};
 use crate::sys::{self, Forked, SingleThreaded};
-use crate::wire::CgroupEntry;
+use crate::wire::{Begin, CgroupEntry, MESSAGE_BYTES_MAX};
 use crate::{descriptors, init, landlock, limits, mounts, namespaces, network, seccomp, wire};
 
 /// How often a report is sent whose descriptors the kernel takes for too many: it holds a tool's limit
@@ -41,15 +41,16 @@ pub const CELL_STEPS: [Step; 16] = [
 ];
 
 /// Steps of the process that becomes the tool, in order.
-pub const TOOL_STEPS: [Step; 10] = [
+pub const TOOL_STEPS: [Step; 11] = [
     Step::Stdio,
     Step::NewProcessGroup,
     Step::Rlimit,
-    Step::WorkingDirectory,
     Step::ParentDeathSignal,
     Step::Landlock,
     Step::CloseDescriptors,
     Step::ReadBack,
+    Step::Wait,
+    Step::WorkingDirectory,
     Step::Seccomp,
     Step::Exec,
 ];
@@ -63,6 +64,8 @@ pub(crate) struct Cell<'a> {
     pub socket: OwnedFd,
     /// Standard input, output and error of the tool.
     pub streams: [OwnedFd; 3],
+    /// Where the call's program comes from, if the call has none.
+    pub begin: Option<OwnedFd>,
     /// Readable once the launcher has written the id maps; end of file if it failed or died.
     pub mapped: OwnedFd,
     pub cgroup: CgroupEntry,
@@ -176,16 +179,20 @@ fn become_tool(cell: &Cell<'_>) -> ! {
 
 fn confine_and_exec(cell: &Cell<'_>) -> Result<std::convert::Infallible, SetupFailure> {
     let Cell { template, call, .. } = cell;
-    descriptors::connect(&cell.streams, &cell.socket).at(Step::Stdio)?;
+    descriptors::connect(&cell.streams, &cell.socket, cell.begin.as_ref()).at(Step::Stdio)?;
     namespaces::leave_terminal().at(Step::NewProcessGroup)?;
     limits::apply(&template.rlimits)?;
-    nix::unistd::chdir(&call.cwd).at(Step::WorkingDirectory)?;
     namespaces::die_with_parent().at(Step::ParentDeathSignal)?;
     landlock::enforce(&template.landlock, &call.rules)?;
-    descriptors::close_all_but_standard().at(Step::CloseDescriptors)?;
+    descriptors::close_all_but_standard(cell.begin.is_some()).at(Step::CloseDescriptors)?;
 
     let socket = sys::borrow_open(descriptors::REPORT).at(Step::CloseDescriptors)?;
     let mut confirmed = read_back(template)?;
+    let program = match &call.program {
+        Some(program) => program,
+        None => &wait_for_program(socket)?,
+    };
+    nix::unistd::chdir(&program.cwd).at(Step::WorkingDirectory)?;
     let listener = seccomp::install(&template.filter).at(Step::Seccomp)?;
     confirmed.seccomp_filter = sys::seccomp_is_filtering().at(Step::Seccomp)?;
     if !confirmed.seccomp_filter {
@@ -198,8 +205,23 @@ fn confine_and_exec(cell: &Cell<'_>) -> Result<std::convert::Infallible, SetupFa
     let listener: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
     send(&socket, &Report::Confined(confirmed), &listener).at(Step::Seccomp)?;
     // The listener was opened with O_CLOEXEC and goes with the exec, as does the report socket.
-    let program = call.argv.first().ok_or(Errno::EINVAL).at(Step::Exec)?;
-    nix::unistd::execve(program, &call.argv, &call.env).at(Step::Exec)
+    let file = program.argv.first().ok_or(Errno::EINVAL).at(Step::Exec)?;
+    nix::unistd::execve(file, &program.argv, &program.env).at(Step::Exec)
+}
+
+/// Says that the cell is ready, and waits for its call; the end of file, if none comes.
+fn wait_for_program(socket: BorrowedFd<'_>) -> Result<Program, SetupFailure> {
+    let begin = sys::borrow_open(descriptors::BEGIN).at(Step::Wait)?;
+    send(&socket, &Report::Waiting, &[]).at(Step::Wait)?;
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    let (length, _) = sys::receive(begin, &mut buffer).at(Step::Wait)?;
+    if length == 0 {
+        return Err(Errno::ECANCELED).at(Step::Wait);
+    }
+    let begin: Begin = wire::decode(&buffer[..length])
+        .map_err(|_| Errno::EBADMSG)
+        .at(Step::Wait)?;
+    Ok(begin.program)
 }
 
 /// Asks the kernel what holds, and fails on the first answer that is not as ordered.
@@ -241,7 +263,7 @@ pub(crate) fn report(socket: &impl AsFd, message: &Report) {
 pub(crate) fn send(
     socket: &impl AsFd,
     message: &Report,
-    attached: &[std::os::fd::BorrowedFd<'_>],
+    attached: &[BorrowedFd<'_>],
 ) -> Result<(), Errno> {
     let bytes = wire::encode(message).map_err(|_| Errno::EMSGSIZE)?;
     for _ in 1..SENDINGS_MAX {

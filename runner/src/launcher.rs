@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
@@ -208,6 +208,13 @@ impl Launcher {
         let Some(template) = self.templates.get(&id) else {
             return fail(&socket, Step::Decode, Errno::ENOENT);
         };
+        let begin = match call.program {
+            Some(_) => None,
+            None => descriptors.next(),
+        };
+        if call.program.is_none() && begin.is_none() {
+            return fail(&socket, Step::Decode, Errno::EBADMSG);
+        }
         let cgroup_descriptors: Vec<OwnedFd> = descriptors.collect();
         let expected = match cgroup {
             CgroupEntry::None => 0,
@@ -222,7 +229,7 @@ impl Launcher {
             template,
             call,
             socket,
-            streams,
+            (streams, begin),
             (cgroup, cgroup_descriptors),
         ) && let Ok(socket) = told
         {
@@ -235,7 +242,7 @@ impl Launcher {
         template: &Template,
         call: &Call,
         socket: OwnedFd,
-        streams: [OwnedFd; 3],
+        (streams, begin): ([OwnedFd; 3], Option<OwnedFd>),
         (cgroup, cgroup_descriptors): (CgroupEntry, Vec<OwnedFd>),
     ) -> Result<(), SetupFailure> {
         let prepared = idmaps::prepare(self.proof, &template.mounts, call)?;
@@ -255,6 +262,7 @@ impl Launcher {
                     call,
                     socket,
                     streams,
+                    begin,
                     mapped,
                     cgroup,
                     cgroup_descriptors,
@@ -293,9 +301,9 @@ fn fail(socket: &OwnedFd, step: Step, errno: Errno) {
     confine::report(socket, &Report::Failed(failure));
 }
 
-/// Moves the socket from 0, where the supervisor put it, to [`SOCKET`] and puts `/dev/null` on 0 and
-/// 1; 2 stays where last words can be read. So every later descriptor is 4 or above. What else was
-/// inherited is closed.
+/// Moves the socket from 0, where the supervisor put it, to [`SOCKET`] and puts `/dev/null` on 0, 1 and
+/// [`descriptors::BEGIN`]; 2 stays where last words can be read. So every later descriptor is 5 or above.
+/// What else was inherited is closed.
 fn occupy_low_numbers() -> Result<OwnedFd, Errno> {
     sys::duplicate_onto(sys::borrow_open(0)?, SOCKET, true)?;
     let null = std::fs::File::options()
@@ -306,9 +314,11 @@ fn occupy_low_numbers() -> Result<OwnedFd, Errno> {
     for number in 0..2 {
         sys::duplicate_onto(null.as_fd(), number, false)?;
     }
-    drop(null);
     sys::borrow_open(2)?;
-    sys::close_from(SOCKET + 1)?;
+    sys::duplicate_onto(null.as_fd(), descriptors::BEGIN, true)?;
+    // It may be that very number; wherever else it is, it is closed next.
+    let _ = null.into_raw_fd();
+    sys::close_from(descriptors::BEGIN + 1)?;
     sys::adopt(SOCKET)
 }
 

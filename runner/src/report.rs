@@ -28,6 +28,9 @@ pub enum Report {
     /// `handed_back` directories come along, and then those of the lists of System V objects if the
     /// template wants them counted and the kernel has them.
     Built,
+    /// From the process that will exec the tool, if its call has no program: all but its filter is in
+    /// force, and it waits for [`crate::wire::Begin`].
+    Waiting,
     /// From the process that is about to exec the tool, with what it read back from the kernel; the
     /// seccomp listener comes along if the filter notifies.
     Confined(Confirmed),
@@ -117,6 +120,7 @@ pub enum Step {
     CloseDescriptors,
     Seccomp,
     ReadBack,
+    Wait,
     Exec,
 }
 
@@ -152,6 +156,7 @@ impl Step {
             Self::CloseDescriptors => "close inherited descriptors",
             Self::Seccomp => "install the seccomp filter",
             Self::ReadBack => "read back what is enforced",
+            Self::Wait => "learn what to execute",
             Self::Exec => "execute the program",
         }
     }

@@ -74,12 +74,8 @@ pub const SYSTEM_V_LISTS: [&str; 3] = [
 /// What one call adds to its profile's template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
-    /// The program and its arguments; the first is an absolute path in the cell.
-    pub argv: Vec<CString>,
-    /// The whole environment, `NAME=value` each.
-    pub env: Vec<CString>,
-    /// Working directory in the cell, absolute.
-    pub cwd: PathBuf,
+    /// What is executed. A cell without waits, confined, until it is told ([`crate::wire::Begin`]).
+    pub program: Option<Program>,
     /// The user and group that the cell has on the host; the user is never 0.
     pub host: Ids,
     /// What the call found out about mounts of the template's.
@@ -88,6 +84,17 @@ pub struct Call {
     pub mounts: Vec<Mount>,
     /// Landlock rules on top of the template's.
     pub rules: Vec<LandlockRule>,
+}
+
+/// What is executed in a cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The program and its arguments; the first is an absolute path in the cell.
+    pub argv: Vec<CString>,
+    /// The whole environment, `NAME=value` each.
+    pub env: Vec<CString>,
+    /// Working directory in the cell, absolute.
+    pub cwd: PathBuf,
 }
 
 /// A user and a group.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::spec::{Call, Filter, SPEC_BYTES_MAX, Template};
+use crate::spec::{Call, Filter, Program, SPEC_BYTES_MAX, Template};
 
 /// Identifies the build: supervisor and launcher are the same executable, and check it.
-pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 4");
+pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 5");
 
 /// Most descriptors in one message, which is what the kernel passes at once (`SCM_MAX_FD`, unix(7)): a
 /// cell's sockets are the most, and a new cell's streams, report socket and cgroup are few.
@@ -42,7 +42,7 @@ pub enum Order {
         id: u32,
     },
     /// Start one cell. Descriptors: the call's report socket, standard input, output and error, then
-    /// what `cgroup` says.
+    /// the socket that [`Begin`] comes on if the call has no program, then what `cgroup` says.
     Start {
         /// Number of the template.
         template: u32,
@@ -67,6 +67,13 @@ pub enum Order {
         /// Its number.
         call: u64,
     },
+}
+
+/// What a cell that waits is told, once: the call has come. If its socket ends first, the cell does.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Begin {
+    /// What is executed.
+    pub program: Program,
 }
 
 /// What a call has on the host while it runs.

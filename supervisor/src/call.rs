@@ -7,25 +7,29 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use profiles::compile::{CallFacts, Compiled};
+use profiles::compile::{CallFacts, Compiled, Grant};
 use profiles::resolve::WORK;
-use runner::spec::{Call, Ids};
+use runner::spec::{Call, Ids, Program};
 use runner::wire::CgroupEntry;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::artifacts;
+use crate::catalog::Catalog;
 use crate::cgroup::{CellCgroup, CellLimits, Cgroups};
 use crate::denials::{Allowed, Recorded};
 use crate::egress::opening::Opening;
 use crate::egress::session::Gateways;
 use crate::ids::{Assigned, HostIds};
-use crate::launch::{Grounds, Launcher};
-use crate::outcome::{Enforced, Outcome, Tier};
+use crate::launch::{Cell, Grounds, Launcher};
+use crate::outcome::{Enforced, Outcome, StartedFrom, Tier};
+use crate::pool::Pool;
 use crate::secrets::Store;
-use crate::service::{Asker, Run, Running, Start, Stream};
+use crate::service::{Asker, Keeping, Run, Running, Start, Stream};
 use crate::shown::{self, Viewer};
-use crate::streams::{self, Kept, Listeners, OutputLimit};
-use crate::supervise::{self, Watch, Watched};
+use crate::streams::{self, Ends, Kept, Listeners, OutputLimit};
+use crate::supervise::{self, Before, Watch, Watched};
+use crate::tool::Tool;
 use crate::verdict::{self, Evidence};
 use crate::workspace::{Places, Workspaces};
 
@@ -41,26 +45,67 @@ pub struct Cells {
     ids: HostIds,
     workspaces: Workspaces,
     tier: Tier,
+    pub(crate) pool: Pool,
+    /// What every call's cell is built as in advance, if anybody wants to see that this makes no
+    /// difference.
+    pub(crate) always: Option<StartedFrom>,
 }
 
 /// Why a call never became a cell.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Refused(String);
+pub(crate) struct Refused(String);
 
 impl Refused {
-    fn because(error: impl std::fmt::Display) -> Self {
+    pub(crate) fn because(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
 }
 
 /// Everything a call holds until it is over.
-struct Prepared {
-    places: Places,
-    assigned: Assigned,
-    call: Call,
-    cgroup: Option<CellCgroup>,
-    opening: Option<Opening>,
+pub(crate) struct Prepared {
+    pub(crate) places: Places,
+    pub(crate) assigned: Assigned,
+    pub(crate) call: Call,
+    pub(crate) cgroup: Option<CellCgroup>,
+    pub(crate) opening: Option<Opening>,
+}
+
+/// A cell on its way, and what it stands on.
+pub(crate) struct Begun {
+    pub(crate) prepared: Prepared,
+    pub(crate) cell: Cell,
+    pub(crate) ends: Ends,
+    pub(crate) from: StartedFrom,
+    pub(crate) before: Before,
+    pub(crate) recorded: Arc<Mutex<Recorded>>,
+}
+
+/// Whom a cell is prepared for.
+pub(crate) enum For<'a> {
+    /// This call.
+    Call(&'a Start),
+    /// Any call that needs no other, to come.
+    ///
+    /// With what it executes, if its process is started before the call.
+    Any(Option<Program>),
+}
+
+impl For<'_> {
+    fn grants(&self) -> &[Grant] {
+        match self {
+            Self::Call(start) => &start.plan.grants,
+            Self::Any(_) => &[],
+        }
+    }
+
+    fn caller(&self) -> &str {
+        match self {
+            Self::Call(start) => &start.asker.caller.id,
+            // What depends on the caller is never prepared.
+            Self::Any(_) => "",
+        }
+    }
 }
 
 impl Prepared {
@@ -97,6 +142,17 @@ impl Cells {
             ids,
             workspaces: Workspaces::new(state),
             tier,
+            pool: Pool::default(),
+            always: None,
+        }
+    }
+
+    /// The same, with every cell built before its call that can be.
+    #[must_use]
+    pub fn starting_from(self, start: Option<StartedFrom>) -> Self {
+        Self {
+            always: start,
+            ..self
         }
     }
 
@@ -106,12 +162,20 @@ impl Cells {
         self.tier
     }
 
+    pub(crate) fn launcher(&self) -> &Arc<Launcher> {
+        &self.launcher
+    }
+
     async fn attempt(&self, start: &Start) -> Result<Outcome, Refused> {
         let compiled = Arc::clone(&start.tool.compiled);
-        let begun = SystemTime::now();
-        let prepared = self.prepare(start, &compiled)?;
-        let (number, watched, [stdout, stderr], denials) =
-            self.run_cell(start, &compiled, &prepared).await?;
+        let time = SystemTime::now();
+        let begun = match self.take_ready(start).await {
+            Some(ready) => ready,
+            None => self.begin(&start.tool, For::Call(start)).await?,
+        };
+        let from = begun.from;
+        let (prepared, number, watched, [stdout, stderr], denials) =
+            self.run_cell(start, &compiled, begun).await;
         let Prepared {
             places,
             assigned,
@@ -121,7 +185,7 @@ impl Cells {
         } = prepared;
         drop(opening);
 
-        let (files, left_out) = collect(start, &compiled, &watched, begun);
+        let (files, left_out) = collect(start, &compiled, &watched, time);
         let events = cgroup
             .as_ref()
             .and_then(|cgroup| cgroup.events().ok())
@@ -129,7 +193,7 @@ impl Cells {
         let usage = verdict::usage(&watched, cgroup.as_ref().map(CellCgroup::usage));
         let enforced = watched
             .confirmed
-            .map(|_| self.enforced(&compiled, cgroup.as_ref()));
+            .map(|_| self.enforced(&compiled, cgroup.as_ref(), from));
         let emptied = watched.emptied & remove(cgroup).await;
         drop((places, assigned));
         if emptied && let Err(error) = self.launcher.over(number).await {
@@ -159,20 +223,78 @@ impl Cells {
         })
     }
 
-    /// Opens, identifies and limits everything the cell will get, before anything is started.
-    fn prepare(&self, start: &Start, compiled: &Compiled) -> Result<Prepared, Refused> {
+    /// Opens, identifies and limits everything the cell will get, before anything is started, and has it
+    /// started.
+    pub(crate) async fn begin(&self, tool: &Tool, whom: For<'_>) -> Result<Begun, Refused> {
+        let compiled = &tool.compiled;
         let assigned = self.ids.assign().map_err(Refused::because)?;
+        let (places, call, opening) = self.open(compiled, &whom, &assigned)?;
+        let limits = &compiled.resolved.limits;
+        let limits = CellLimits {
+            memory: limits.memory,
+            swap: limits.swap,
+            cpu: limits.cpu,
+            pids: limits.pids,
+        };
+        let name = match whom {
+            For::Call(start) => start.call.clone(),
+            For::Any(_) => uuid::Uuid::now_v7().simple().to_string(),
+        };
+        let cgroup = self
+            .cgroups
+            .as_ref()
+            .map(|cgroups| cgroups.create(&name, &limits));
+        let prepared = Prepared {
+            cgroup: cgroup.transpose().map_err(Refused::because)?,
+            places,
+            assigned,
+            call,
+            opening,
+        };
+        let fed = match whom {
+            For::Call(start) => is_fed(start),
+            For::Any(_) => true,
+        };
+        let (ends, theirs) = streams::open(fed).map_err(Refused::because)?;
+        let cell = self
+            .launcher
+            .start(
+                &tool.template,
+                &compiled.template,
+                prepared.call.clone(),
+                prepared.grounds(),
+                theirs,
+            )
+            .await
+            .map_err(Refused::because)?;
+        Ok(Begun {
+            prepared,
+            cell,
+            ends,
+            from: StartedFrom::Cold,
+            before: Before::default(),
+            recorded: Arc::default(),
+        })
+    }
+
+    /// Opens and identifies what of the host the cell gets, and says what its call adds by that.
+    pub(crate) fn open(
+        &self,
+        compiled: &Compiled,
+        whom: &For<'_>,
+        assigned: &Assigned,
+    ) -> Result<(Places, Call, Option<Opening>), Refused> {
         let places = self
             .workspaces
             .open(
                 compiled,
-                &start.asker.caller.id,
-                &start.plan.grants,
-                &assigned,
+                whom.caller(),
+                whom.grants(),
+                assigned,
                 self.ids.is_range(),
             )
             .map_err(Refused::because)?;
-        let host = run_as(&places, &assigned);
+        let host = run_as(&places, assigned);
         let viewer = Viewer {
             host,
             as_root: self.ids.is_range(),
@@ -188,52 +310,33 @@ impl Cells {
             sockets: places.sockets.clone(),
             authority: opening.as_ref().map(|opening| opening.authority.clone()),
         };
-        let call = compiled
-            .call(&start.plan, &facts)
-            .map_err(Refused::because)?;
-        let limits = &compiled.resolved.limits;
-        let limits = CellLimits {
-            memory: limits.memory,
-            swap: limits.swap,
-            cpu: limits.cpu,
-            pids: limits.pids,
+        let call = match whom {
+            For::Call(start) => compiled.call(&start.plan, &facts),
+            For::Any(program) => compiled.waiting(&facts).map(|call| Call {
+                program: program.clone(),
+                ..call
+            }),
         };
-        let cgroup = self
-            .cgroups
-            .as_ref()
-            .map(|cgroups| cgroups.create(&start.call, &limits));
-        let cgroup = cgroup.transpose().map_err(Refused::because)?;
-        Ok(Prepared {
-            places,
-            assigned,
-            call,
-            cgroup,
-            opening,
-        })
+        Ok((places, call.map_err(Refused::because)?, opening))
     }
 
-    /// Starts the cell, watches it to its end, and returns what it wrote.
+    /// Feeds the cell, watches it to its end, and returns what it wrote.
     async fn run_cell(
         &self,
         start: &Start,
         compiled: &Arc<Compiled>,
-        prepared: &Prepared,
-    ) -> Result<(u64, Watched, [Option<Kept>; 2], Recorded), Refused> {
+        begun: Begun,
+    ) -> (Prepared, u64, Watched, [Option<Kept>; 2], Recorded) {
+        let Begun {
+            prepared,
+            cell,
+            ends,
+            before,
+            recorded,
+            ..
+        } = begun;
         let limits = &compiled.resolved.limits;
         let input = input_of(start);
-        let (ends, theirs) = streams::open(input.is_some()).map_err(Refused::because)?;
-        let grounds = prepared.grounds();
-        let cell = self
-            .launcher
-            .start(
-                &start.tool.template,
-                &compiled.template,
-                prepared.call.clone(),
-                grounds,
-                theirs,
-            )
-            .await
-            .map_err(Refused::because)?;
         let number = cell.number;
 
         let output = OutputLimit::new(limits.output);
@@ -255,7 +358,6 @@ impl Cells {
                     listeners,
                 ))
             });
-        let recorded = Arc::new(Mutex::new(Recorded::default()));
         let watched = supervise::watch(Watch {
             cell,
             launcher: &self.launcher,
@@ -267,6 +369,7 @@ impl Cells {
             gateways: &self.gateways,
             opening: prepared.opening.as_ref(),
             cancel: start.asker.cancel.clone(),
+            before,
         })
         .await;
         if let Some(feeding) = feeding {
@@ -283,23 +386,39 @@ impl Cells {
             // A tool that writes its all and exits at once has written too much, too.
             watched.ending.get_or_insert(supervise::Ending::Output);
         }
-        Ok((number, watched, kept, supervise::take(&recorded)))
+        let denials = supervise::take(&recorded);
+        (prepared, number, watched, kept, denials)
     }
 
-    fn enforced(&self, compiled: &Compiled, cgroup: Option<&CellCgroup>) -> Enforced {
+    fn enforced(
+        &self,
+        compiled: &Compiled,
+        cgroup: Option<&CellCgroup>,
+        start: StartedFrom,
+    ) -> Enforced {
         Enforced {
             tier: self.tier,
             landlock_abi: compiled.template.landlock.abi,
             filter: compiled.filter_digest.clone(),
             cgroup: cgroup.map(CellCgroup::read_back).unwrap_or_default(),
+            cgroup_place: self.cgroups.as_ref().map(Cgroups::way).unwrap_or_default(),
             namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"]
                 .map(str::to_owned)
                 .to_vec(),
+            start,
         }
     }
 }
 
 impl Run for Cells {
+    fn keep_waiting<'a>(
+        &'a self,
+        catalog: &'a Catalog,
+        closing: &'a CancellationToken,
+    ) -> Keeping<'a> {
+        Box::pin(Self::keep_waiting(self, catalog, closing))
+    }
+
     fn run(&self, start: Start) -> Running<'_> {
         Box::pin(async move {
             match self.attempt(&start).await {
@@ -312,6 +431,11 @@ impl Run for Cells {
 
 fn run_as(places: &Places, assigned: &Assigned) -> Ids {
     places.run_as.unwrap_or(assigned.ids)
+}
+
+/// Whether the tool reads anything.
+fn is_fed(start: &Start) -> bool {
+    start.plan.stdin.is_some() || start.asker.terminal
 }
 
 /// What the tool reads: what the profile says, or the person's own standard input.
@@ -371,7 +495,7 @@ fn collect(
 }
 
 /// Removes the cell's cgroup; true if it is verified to be empty and gone, or there is none.
-async fn remove(cgroup: Option<CellCgroup>) -> bool {
+pub(crate) async fn remove(cgroup: Option<CellCgroup>) -> bool {
     let Some(cgroup) = cgroup else { return true };
     match cgroup.remove().await {
         Ok(()) => true,

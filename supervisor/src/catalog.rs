@@ -14,7 +14,7 @@ use profiles::diagnostics::{Diagnostic, Diagnostics, Kind, PROFILE_BYTES_MAX, So
 use profiles::host::Host;
 use profiles::library::Library;
 use profiles::resolve::{ALLOW_OPTION, Overrides, Resolved};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::facts;
 use crate::secrets::Store;
@@ -69,6 +69,8 @@ pub struct Catalog {
     current: RwLock<Arc<Snapshot>>,
     /// Counts the changes that clients should know of.
     changes: watch::Sender<u64>,
+    /// Told at each swap.
+    swapped: Notify,
     /// Held while the profiles are read again, so that the last to read is the last to swap.
     reloading: Mutex<()>,
 }
@@ -81,6 +83,7 @@ impl Catalog {
             sources,
             current: RwLock::new(Arc::new(snapshot)),
             changes: watch::Sender::new(0),
+            swapped: Notify::new(),
             reloading: Mutex::default(),
         })
     }
@@ -98,6 +101,7 @@ impl Catalog {
             sources,
             current: RwLock::default(),
             changes: watch::Sender::new(0),
+            swapped: Notify::new(),
             reloading: Mutex::default(),
         }
     }
@@ -125,6 +129,7 @@ impl Catalog {
         let before = self.snapshot();
         let after = Arc::new(load(&self.sources, &before)?);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&after);
+        self.swapped.notify_one();
         let definitions = |snapshot: &Snapshot| -> Vec<rmcp::model::Tool> {
             snapshot
                 .tools
@@ -143,6 +148,11 @@ impl Catalog {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Waits until all tools are swapped; one may wait.
+    pub async fn swapped(&self) {
+        self.swapped.notified().await;
     }
 
     /// The directories that profiles are read from.

@@ -17,12 +17,15 @@ use crate::commands::out::Out;
 use crate::commands::{audit, call, check, doctor, explain, key, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
-use crate::outcome::{Outcome, Tier};
+use crate::outcome::{Outcome, StartedFrom, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
+use crate::tiers::TierArgs;
 use crate::workspace::Workspaces;
-use crate::{dirs, launch, probe, verdict};
+use crate::{dirs, launch, probe, surroundings, verdict};
 
+/// Has every cell built before its call, whatever the profiles say: to test that it is no other cell.
+const START: &str = "TOOLCELL_START";
 /// Threads that serve requests; cells are processes of their own.
 const WORKERS: usize = 2;
 
@@ -30,25 +33,10 @@ const WORKERS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "toolcell", version, about, propagate_version = true)]
 struct Cli {
-    /// How much of the design must hold: a weaker tier is only ever used when it is named here
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        env = "TOOLCELL_TIER",
-        default_value = "full"
-    )]
-    tier: TierChoice,
+    #[command(flatten)]
+    tiers: TierArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum TierChoice {
-    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits
-    Full,
-    /// Without cgroups: memory and CPU are limited for each process, and only their sum is sampled
-    Rlimits,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,21 +69,30 @@ pub fn main() -> ExitCode {
         Err(error) => return misused(&error, std::env::args_os().skip(1)),
     };
     log();
+    // While nothing is confined yet.
+    surroundings::at_start();
+    let tiers = match cli.tiers.allowed() {
+        Ok(tiers) => tiers,
+        Err(contradiction) => {
+            tell(&format!("toolcell: {contradiction}"));
+            return ExitCode::from(run::EXIT_NOT_STARTED);
+        }
+    };
     match cli.command {
-        Command::Serve(args) => serve(cli.tier, &args),
+        Command::Serve(args) => serve(&tiers, &args),
         Command::Call(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(cli.tier, For::Command, out, async |host, cells| {
+            with_cells(&tiers, For::Command, out, async |host, cells| {
                 call::run(&args, out, host, cells).await
             })
         }),
         Command::Run(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(cli.tier, For::Command, out, async |host, cells| {
+            with_cells(&tiers, For::Command, out, async |host, cells| {
                 run::run(&args, out, host, cells).await
             })
         }),
-        Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
-        Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
-        Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
+        Command::List(args) => with_host(weakest(&tiers), |host| list::run(&args, host)),
+        Command::Check(args) => with_host(weakest(&tiers), |host| check::run(&args, &host)),
+        Command::Explain(args) => with_host(weakest(&tiers), |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Key(args) => key::run(&args),
@@ -103,7 +100,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Makes the sockets that it is to serve on while that is still possible.
-fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
+fn serve(tiers: &[Tier], args: &serve::Args) -> ExitCode {
     let listening = match args.http.listen(args.stdio) {
         Ok(listening) => listening,
         Err(error) => {
@@ -115,7 +112,7 @@ fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
         None => For::Client,
         Some(_) => For::Many,
     };
-    with_cells(tier, purpose, None, async |host, cells| {
+    with_cells(tiers, purpose, None, async |host, cells| {
         serve::run(args, listening, host, cells).await
     })
 }
@@ -147,8 +144,8 @@ fn log() {
         .init();
 }
 
-fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
-    match probe::host(host_tier(tier)) {
+fn with_host(tier: Tier, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
+    match probe::host(tier) {
         Ok(host) => work(host),
         Err(error) => {
             tell(&format!("toolcell: {error}"));
@@ -168,11 +165,9 @@ fn with_out(path: Option<&Path>, work: impl FnOnce(Option<&Out>) -> ExitCode) ->
     }
 }
 
-fn host_tier(tier: TierChoice) -> profiles::host::Tier {
-    match tier {
-        TierChoice::Full => profiles::host::Tier::Full,
-        TierChoice::Rlimits => profiles::host::Tier::Rlimits,
-    }
+/// What a profile must be content with, where no cell shows which tier it will be.
+fn weakest(tiers: &[Tier]) -> Tier {
+    *tiers.last().expect("one tier at least is allowed")
 }
 
 /// What cells are for.
@@ -191,13 +186,16 @@ enum For {
 /// the launcher (which inherits it), then our own confinement (which the launcher must not inherit),
 /// then threads (which do).
 fn with_cells(
-    tier: TierChoice,
+    tiers: &[Tier],
     purpose: For,
     out: Option<&Out>,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
-    with_host(tier, |host| {
-        let cells = prepare(tier);
+    with_host(weakest(tiers), |mut host| {
+        let cells = prepare(tiers);
+        if let Ok(prepared) = &cells {
+            host.tier = prepared.tier;
+        }
         let listens = purpose == For::Many;
         if listens {
             serve::http::raise_descriptors();
@@ -238,6 +236,7 @@ fn with_cells(
 
 /// What must exist before threads do.
 struct Prepared {
+    tier: Tier,
     cgroups: Option<cgroup::Cgroups>,
     launcher: launch::Started,
     ids: HostIds,
@@ -261,30 +260,40 @@ fn confine(prepared: &[Prepared], listens: bool, out: Option<&Out>) -> Result<Co
     confinement::confine(&places).map_err(|error| error.to_string())
 }
 
-fn prepare(tier: TierChoice) -> Result<Prepared, String> {
-    let cgroups = match tier {
-        TierChoice::Rlimits => None,
-        TierChoice::Full => match cgroup::detect(&cgroup::Options::default()) {
-            Detection::Usable(cgroups) => Some(cgroups),
-            Detection::Unusable { reason, mend } => {
-                return Err(format!(
-                    "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for \
-                     each process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
-                ));
-            }
-        },
-    };
+/// Prepares the strongest of these tiers that this host has.
+fn prepare(tiers: &[Tier]) -> Result<Prepared, String> {
+    let (tier, cgroups) = grounds(tiers)?;
     let state = dirs::state().map_err(|error| error.to_string())?;
     let ids = HostIds::detect().map_err(|error| error.to_string())?;
     let reader = confinement::reader_filter().map_err(|error| error.to_string())?;
     let launcher = launch::start(reader)
         .map_err(|error| format!("the launcher could not be started: {error}"))?;
     Ok(Prepared {
+        tier,
         cgroups,
         launcher,
         ids,
         state,
     })
+}
+
+/// The strongest of these tiers that this host has the cgroups for.
+fn grounds(tiers: &[Tier]) -> Result<(Tier, Option<cgroup::Cgroups>), String> {
+    let without = tiers.iter().find(|tier| !tier.has_cgroups());
+    let Some(full) = tiers.iter().find(|tier| tier.has_cgroups()) else {
+        return Ok((weakest(tiers), None));
+    };
+    match (cgroup::detect(&cgroup::Options::default()), without) {
+        (Detection::Usable(cgroups), _) => Ok((*full, Some(cgroups))),
+        (Detection::Unusable { reason, .. }, Some(weaker)) => {
+            tracing::warn!(%reason, "cells have the tier `{weaker}`, as no limits for whole cells are to be had");
+            Ok((*weaker, None))
+        }
+        (Detection::Unusable { reason, mend }, None) => Err(format!(
+            "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for each \
+             process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
+        )),
+    }
 }
 
 impl Prepared {
@@ -295,7 +304,21 @@ impl Prepared {
             tracing::warn!(swept, "removed what an earlier supervisor left behind");
         }
         let launcher = launch::Launcher::new(self.launcher).map_err(|error| error.to_string())?;
-        Ok(Cells::new(launcher, self.cgroups, self.ids, self.state))
+        let cells = Cells::new(launcher, self.cgroups, self.ids, self.state);
+        Ok(cells.starting_from(start_from(START)?))
+    }
+}
+
+/// What every cell is built as before its call, if the environment says so.
+fn start_from(variable: &str) -> Result<Option<StartedFrom>, String> {
+    match std::env::var(variable).as_deref() {
+        Err(_) | Ok("") => Ok(None),
+        Ok("ready") => Ok(Some(StartedFrom::Ready)),
+        Ok("prestarted") => Ok(Some(StartedFrom::Prestarted)),
+        Ok(other) => Err(format!(
+            "`{variable}` is `{}`, expected `ready` or `prestarted`",
+            other.escape_debug()
+        )),
     }
 }
 
@@ -311,16 +334,14 @@ fn examine(args: &doctor::Args) -> ExitCode {
         }
     });
     let usable = matches!(detection, Detection::Usable(_));
-    let tries = [
-        (TierChoice::Full, Tier::Full),
-        (TierChoice::Rlimits, Tier::Rlimits),
-    ];
     // All are prepared before the first is tried: a confined supervisor starts no launcher.
-    let tries = tries.into_iter().skip(usize::from(!usable));
+    let tries = Tier::ALL
+        .into_iter()
+        .filter(|tier| usable || !tier.has_cgroups());
     let mut prepared = Vec::new();
-    for (choice, tried) in tries {
-        let host = probe::host(host_tier(choice)).map_err(|error| error.to_string());
-        match host.and_then(|host| Ok((host, prepare(choice)?))) {
+    for tried in tries {
+        let host = probe::host(tried).map_err(|error| error.to_string());
+        match host.and_then(|host| Ok((host, prepare(&[tried])?))) {
             Ok((host, ready)) => prepared.push((host, tried, ready)),
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
@@ -349,7 +370,8 @@ fn examine(args: &doctor::Args) -> ExitCode {
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
     }
-    let lost = tier.map(doctor::lost).unwrap_or_default();
+    let lost = tier.map_or(&[][..], Tier::lost);
+    let lost = lost.iter().map(|&what| what.to_owned()).collect();
     doctor::report(args, &doctor::Findings { tier, lost, facts })
 }
 

@@ -3,7 +3,7 @@
 //! The only module that starts processes on the host: one, before the supervisor confines itself.
 //! The launcher makes all others, its own successor among them, which stands by from the start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -16,8 +16,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use runner::report::Report;
-use runner::spec::{Call, Filter, SPEC_BYTES_MAX, Template};
-use runner::wire::{self, BUILD, CellOrder, CgroupEntry, Leftovers, MESSAGE_BYTES_MAX, Order};
+use runner::spec::{Call, Filter, Program, SPEC_BYTES_MAX, Template};
+use runner::wire::{
+    self, BUILD, Begin, CellOrder, CgroupEntry, Leftovers, MESSAGE_BYTES_MAX, Order,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -27,6 +29,8 @@ const SEND_BUFFER_BYTES: usize = 1024 * 1024;
 const TEMPLATES_KEPT_MAX: usize = 256;
 const _: () = assert!(TEMPLATES_KEPT_MAX <= runner::launcher::TEMPLATES_MAX);
 
+/// Longest report of a cell.
+const REPORT_BYTES_MAX: usize = 4096;
 /// Longest wait for a launcher's first answer.
 const HELLO_SECONDS_MAX: i64 = 10;
 
@@ -208,7 +212,8 @@ impl Launcher {
         })
     }
 
-    /// Starts a cell of a template with this digest. How it goes is told by the returned [`Cell`].
+    /// Starts a cell of a template with this digest. How it goes is told by the returned [`Cell`]. If the
+    /// call has no program, the cell waits until it is [told](Cell::begin).
     ///
     /// # Errors
     /// If the orders are too large, or no launcher can be had.
@@ -222,13 +227,20 @@ impl Launcher {
     ) -> Result<Cell, LaunchError> {
         let (ours, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let ours = Cell::new(ours, number).map_err(LaunchError::Resources)?;
+        let mut ours = Cell::new(ours, number).map_err(LaunchError::Resources)?;
         let mut descriptors = vec![
             theirs.as_fd(),
             streams.stdin.as_fd(),
             streams.stdout.as_fd(),
             streams.stderr.as_fd(),
         ];
+        let mut waits = None;
+        if call.program.is_none() {
+            let (begin, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
+            ours.begin = Some(begin);
+            waits = Some(theirs);
+        }
+        descriptors.extend(waits.iter().map(AsFd::as_fd));
         descriptors.extend(grounds.descriptors);
         let mut order = Order::Start {
             template: 0,
@@ -408,6 +420,10 @@ pub struct Cell {
     pub number: u64,
     socket: AsyncFd<OwnedFd>,
     buffer: Vec<u8>,
+    /// Where a cell that waits is told to begin.
+    begin: Option<OwnedFd>,
+    /// Reports that were heard while it waited, to be heard again.
+    heard: VecDeque<(Report, Vec<OwnedFd>)>,
 }
 
 impl Cell {
@@ -415,8 +431,25 @@ impl Cell {
         Ok(Self {
             number,
             socket: watch(socket)?,
-            buffer: vec![0; 4096],
+            buffer: vec![0; REPORT_BYTES_MAX],
+            begin: None,
+            heard: VecDeque::new(),
         })
+    }
+
+    /// Tells a cell that waits what to execute.
+    ///
+    /// # Errors
+    /// If it has gone, or was told before.
+    pub fn begin(&mut self, program: Program) -> io::Result<()> {
+        let socket = self.begin.take().ok_or(Errno::EALREADY)?;
+        let order = encode(&Begin { program })?;
+        Ok(runner::sys::send(socket.as_fd(), &order, &[])?)
+    }
+
+    /// Has [`Cell::report`] return these first, in their order.
+    pub fn hear_again(&mut self, reports: impl IntoIterator<Item = (Report, Vec<OwnedFd>)>) {
+        self.heard.extend(reports);
     }
 
     /// The next report with its descriptors; `None` once nobody is left to report. Cancel-safe.
@@ -425,6 +458,9 @@ impl Cell {
     /// If a message is not a report, which a cell never sends before the tool runs and a tool
     /// cannot.
     pub async fn report(&mut self) -> io::Result<Option<(Report, Vec<OwnedFd>)>> {
+        if let Some(heard) = self.heard.pop_front() {
+            return Ok(Some(heard));
+        }
         loop {
             let mut ready = self.socket.readable().await?;
             let buffer = &mut self.buffer;

@@ -3,6 +3,7 @@
 //! An [`Outcome`] is also the `structuredContent` of the MCP result; its JSON Schema, generated from
 //! these types, is the published `outputSchema`.
 
+pub use profiles::tier::Tier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -186,19 +187,27 @@ pub struct Enforced {
     pub filter: String,
     /// Control group values as read back, such as `memory.max = 536870912`.
     pub cgroup: Vec<String>,
+    /// Where the control groups are made, and by whose leave; absent without them.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub cgroup_place: String,
     /// Namespaces the cell has of its own.
     pub namespaces: Vec<String>,
+    /// What of the cell was there before the call came.
+    #[serde(default)]
+    pub start: StartedFrom,
 }
 
-/// How much of the design holds on this host. Each weaker one must be chosen by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+/// What of a cell was there before its call came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits.
-    Full,
-    /// Without cgroups: memory and CPU are limited for each process (rlimits) and their sum is only
-    /// sampled.
-    Rlimits,
+pub enum StartedFrom {
+    /// Nothing.
+    #[default]
+    Cold,
+    /// A cell that waited (`pool.ready`).
+    Ready,
+    /// The tool's own process, too (`pool.prestart`).
+    Prestarted,
 }
 
 /// A file that the tool left behind on purpose.

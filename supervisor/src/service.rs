@@ -114,7 +114,19 @@ pub trait Run: Send + Sync + 'static {
     fn unable(&self) -> Option<&str> {
         None
     }
+
+    /// Prepares for calls to come, until it is cancelled; nothing of it is left when this returns.
+    fn keep_waiting<'a>(
+        &'a self,
+        _catalog: &'a Catalog,
+        closing: &'a CancellationToken,
+    ) -> Keeping<'a> {
+        Box::pin(closing.cancelled())
+    }
 }
+
+/// Preparations under way.
+pub type Keeping<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// A call under way.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
@@ -211,6 +223,11 @@ impl Service {
         asker: Asker,
     ) -> Answer {
         self.spawn(tool, Task::Command(command), asker).await
+    }
+
+    /// Keeps cells ready for calls to come until the service is closed; none is left when this returns.
+    pub async fn keep_waiting(&self) {
+        self.cells.keep_waiting(&self.catalog, &self.closing).await;
     }
 
     /// Whether calls are under way.

@@ -110,6 +110,17 @@ pub struct Watch<'a> {
     pub opening: Option<&'a Opening>,
     /// The caller's wish.
     pub cancel: CancellationToken,
+    /// What came of it before the call did, if it waited.
+    pub before: Before,
+}
+
+/// What is known of a cell that waited before its call came.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Its first process, and what looks into its processes.
+    pub known: Option<(FirstProcess, Arc<Reader>)>,
+    /// What it read back from the kernel, and what hears of its denials, if it has executed its program.
+    pub executed: Option<(Confirmed, Option<JoinHandle<()>>)>,
 }
 
 /// The course of one cell.
@@ -137,18 +148,21 @@ struct Course<'a> {
 }
 
 /// Watches a cell until nothing of it runs.
-pub async fn watch(watch: Watch<'_>) -> Watched {
+pub async fn watch(mut watch: Watch<'_>) -> Watched {
     let compiled = Arc::clone(watch.compiled);
+    let Before { known, executed } = std::mem::take(&mut watch.before);
+    let (first, reader) = known.unzip();
+    let (confirmed, listener) = executed.unzip();
     let mut course = Course {
         limits: &compiled.resolved.limits,
         watch,
-        first: None,
-        reader: None,
+        first,
+        reader,
         result: Watched {
             end: None,
             failure: None,
             ending: None,
-            confirmed: None,
+            confirmed,
             rusage: Usage::default(),
             wall: Duration::ZERO,
             directories: Vec::new(),
@@ -158,10 +172,10 @@ pub async fn watch(watch: Watch<'_>) -> Watched {
             cut_off: None,
         },
         launched: Instant::now(),
-        running: None,
+        running: confirmed.map(|_| Instant::now()),
         kill_at: None,
         killed_at: None,
-        listener: None,
+        listener: listener.flatten(),
         grown: Arc::default(),
         measuring: None,
         system_v: SystemV::default(),
@@ -218,15 +232,9 @@ impl Course<'_> {
         };
         match report {
             Report::Started { pid } => {
-                let mut descriptors = descriptors.into_iter();
-                let process = descriptors.next();
-                self.first = process.and_then(|pidfd| FirstProcess::new(pid, pidfd).ok());
-                let cell = self.first.clone().zip(descriptors.next());
-                self.reader = cell.map(|(first, namespace)| {
-                    let launcher = Arc::clone(self.watch.launcher);
-                    let counts = self.watch.cgroup.is_none();
-                    Arc::new(Reader::new(launcher, first, namespace, counts))
-                });
+                let counts = self.watch.cgroup.is_none();
+                let known = started(pid, descriptors, self.watch.launcher, counts);
+                (self.first, self.reader) = known.unzip();
                 if self.first.is_none() {
                     self.fail(SetupFailure {
                         step: Step::Clone,
@@ -247,6 +255,8 @@ impl Course<'_> {
                 self.result.directories = descriptors;
                 self.measuring = self.watch_disk();
             }
+            // It was told to begin before it was watched.
+            Report::Waiting => {}
             Report::Confined(confirmed) => {
                 self.result.confirmed = Some(confirmed);
                 self.running = Some(Instant::now());
@@ -310,21 +320,13 @@ impl Course<'_> {
     }
 
     fn listen(&self, listener: OwnedFd) -> JoinHandle<()> {
-        let compiled = Arc::clone(self.watch.compiled);
-        let allowed = self.watch.allowed.clone();
-        let recorded = Arc::clone(&self.watch.recorded);
-        let reader = self.reader.clone();
-        tokio::spawn(async move {
-            let looker = Looker {
-                policy: &compiled.policy,
-                allowed: &allowed,
-                reader: reader.as_deref(),
-            };
-            let heard = denials::listen(listener, looker, &recorded).await;
-            if let Err(error) = heard {
-                tracing::error!(%error, "a cell's denials can no longer be answered");
-            }
-        })
+        let Watch {
+            compiled,
+            allowed,
+            recorded,
+            ..
+        } = &self.watch;
+        listen(listener, compiled, allowed, recorded, self.reader.as_ref())
     }
 
     fn fail(&mut self, failure: SetupFailure) {
@@ -509,6 +511,50 @@ impl Course<'_> {
         self.result.full = full.map(|(path, _)| path.to_owned()).collect();
         self.result
     }
+}
+
+/// Of what came with [`Report::Started`]: the cell's first process, and what looks into the others.
+#[must_use]
+pub fn started(
+    pid: i32,
+    descriptors: Vec<OwnedFd>,
+    launcher: &Arc<Launcher>,
+    counts: bool,
+) -> Option<(FirstProcess, Arc<Reader>)> {
+    let mut descriptors = descriptors.into_iter();
+    let first = FirstProcess::new(pid, descriptors.next()?).ok()?;
+    let reader = Reader::new(
+        Arc::clone(launcher),
+        first.clone(),
+        descriptors.next()?,
+        counts,
+    );
+    Some((first, Arc::new(reader)))
+}
+
+/// Hears of a cell's denials until its last process has ended.
+pub fn listen(
+    listener: OwnedFd,
+    compiled: &Arc<Compiled>,
+    allowed: &Allowed,
+    recorded: &Arc<Mutex<Recorded>>,
+    reader: Option<&Arc<Reader>>,
+) -> JoinHandle<()> {
+    let compiled = Arc::clone(compiled);
+    let allowed = allowed.clone();
+    let recorded = Arc::clone(recorded);
+    let reader = reader.cloned();
+    tokio::spawn(async move {
+        let looker = Looker {
+            policy: &compiled.policy,
+            allowed: &allowed,
+            reader: reader.as_deref(),
+        };
+        let heard = denials::listen(listener, looker, &recorded).await;
+        if let Err(error) = heard {
+            tracing::error!(%error, "a cell's denials can no longer be answered");
+        }
+    })
 }
 
 async fn ended(first: Option<&FirstProcess>) {

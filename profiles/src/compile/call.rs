@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use runner::spec::{
-    Call, Identity, Ids, LANDLOCK_RULES_MAX, LandlockRule, MOUNTS_MAX, Mount, Shown,
+    Call, Identity, Ids, LANDLOCK_RULES_MAX, LandlockRule, MOUNTS_MAX, Mount, Program, Shown,
 };
 use thiserror::Error;
 
@@ -176,6 +176,20 @@ pub enum CallError {
 impl Compiled {
     /// The orders that this call adds to the profile's template.
     pub fn call(&self, plan: &Plan, facts: &CallFacts) -> Result<Call, CallError> {
+        self.orders(&plan.grants, Some(plan.program()), facts)
+    }
+
+    /// The orders of a cell that waits for its call: one that adds just this fits it.
+    pub fn waiting(&self, facts: &CallFacts) -> Result<Call, CallError> {
+        self.orders(&[], None, facts)
+    }
+
+    fn orders(
+        &self,
+        grants: &[Grant],
+        program: Option<Program>,
+        facts: &CallFacts,
+    ) -> Result<Call, CallError> {
         if facts.host.uid == 0 {
             return Err(CallError::RootUser);
         }
@@ -183,7 +197,7 @@ impl Compiled {
         let mut mounts = Vec::new();
         let mut rules = Vec::new();
         self.add_workspace(facts, &mut mounts, &mut rules)?;
-        self.add_grants(plan, facts, &mut mounts, &mut rules)?;
+        self.add_grants(grants, facts, &mut mounts, &mut rules)?;
         self.add_sockets(facts, &mut mounts, &mut rules)?;
         self.add_authority(facts, &mut mounts)?;
         for (what, found, most) in [
@@ -203,9 +217,7 @@ impl Compiled {
             }
         }
         Ok(Call {
-            argv: plan.argv.clone(),
-            env: plan.env.clone(),
-            cwd: plan.cwd.clone(),
+            program,
             host: facts.host,
             shown,
             mounts,
@@ -318,21 +330,21 @@ impl Compiled {
 
     fn add_grants(
         &self,
-        plan: &Plan,
+        grants: &[Grant],
         facts: &CallFacts,
         mounts: &mut Vec<Mount>,
         rules: &mut Vec<LandlockRule>,
     ) -> Result<(), CallError> {
-        if plan.grants.len() != facts.grants.len() {
+        if grants.len() != facts.grants.len() {
             return Err(CallError::Grants {
                 found: facts.grants.len(),
-                expected: plan.grants.len(),
+                expected: grants.len(),
             });
         }
         // Two arguments may name one path, or one within the other: what they allow adds up, and
         // the outer one is mounted first.
         let mut targets: BTreeMap<PathBuf, (&GrantFact, PathAccess, bool)> = BTreeMap::new();
-        for (grant, fact) in plan.grants.iter().zip(&facts.grants) {
+        for (grant, fact) in grants.iter().zip(&facts.grants) {
             let target = target_of(grant, fact)?;
             self.check_denied(grant, fact)?;
             let entry = targets

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+use runner::spec::Program;
 use serde_json::Value;
 
 use crate::arguments::{ArgumentError, Arguments};
 use crate::diagnostics::shortened;
 use crate::paths::{self, PathError};
-use crate::resolve::{PathArgument, PathKind, Piece, Place, WORK, Word};
+use crate::resolve::{PathArgument, PathKind, Piece, Place, Run, WORK, Word};
 
 use super::{Compiled, HOME, PATH};
 
@@ -33,6 +34,18 @@ pub struct Plan {
     pub stdin: Option<Vec<u8>>,
     /// Paths that the call's own arguments name, to be opened and identified by the supervisor.
     pub grants: Vec<Grant>,
+}
+
+impl Plan {
+    /// What is executed.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        Program {
+            argv: self.argv.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+        }
+    }
 }
 
 /// A path that a call's argument names, and that the cell shall contain.
@@ -102,14 +115,27 @@ impl Compiled {
             compiled: self,
             arguments,
         };
-        let mut argv = vec![word("", &run.program.to_string_lossy())?];
-        let mut options_end = false;
-        for written in &run.arguments {
-            options_end |= written.piece == Piece::Literal("--".to_owned());
-            filler.push_words(written, options_end, &mut argv)?;
-        }
+        let argv = filler.argv(run)?;
         let stdin = run.stdin.as_ref().map(|piece| filler.stream(piece));
         filler.plan(argv, stdin.transpose()?.flatten(), pass_env)
+    }
+
+    /// What a process executes that is started before its call comes, if the profile wants that: it
+    /// has no argument in it then.
+    #[must_use]
+    pub fn prestarted(&self, pass_env: &BTreeMap<String, String>) -> Option<Program> {
+        let run = self.resolved.run.as_ref()?;
+        if !self.resolved.pool.prestart {
+            return None;
+        }
+        let filler = Filler {
+            compiled: self,
+            arguments: &Arguments::none(),
+        };
+        let plan = filler
+            .argv(run)
+            .and_then(|argv| filler.plan(argv, None, pass_env));
+        Some(plan.ok()?.program())
     }
 
     /// A command of a person's own (`toolcell run`), with the profile's environment and directory.
@@ -147,6 +173,16 @@ struct Filler<'a> {
 }
 
 impl Filler<'_> {
+    fn argv(&self, run: &Run) -> Result<Vec<CString>, ArgumentError> {
+        let mut argv = vec![word("", &run.program.to_string_lossy())?];
+        let mut options_end = false;
+        for written in &run.arguments {
+            options_end |= written.piece == Piece::Literal("--".to_owned());
+            self.push_words(written, options_end, &mut argv)?;
+        }
+        Ok(argv)
+    }
+
     /// The plan around a command line.
     fn plan(
         &self,

@@ -13,12 +13,10 @@ use crate::syscalls::Syscall;
 use super::chain::{Chain, RuleKey};
 use super::input::Input;
 use super::{
-    Access, Explain, Overrides, PathArgument, Place, Pool, Resolved, Workspace, files, limits,
-    network, run, sockets, trust,
+    Access, Explain, Overrides, PathArgument, Place, Resolved, Workspace, files, limits, network,
+    pool, run, sockets, trust,
 };
 
-/// Most prepared cells of one profile.
-const POOL_READY_MAX: u32 = 64;
 /// Roles on a profile that names none: everybody.
 const ROLES_DEFAULT: [&str; 2] = ["admin", "user"];
 
@@ -70,7 +68,7 @@ impl Chain<'_> {
         let sockets = sockets::resolve(self, &mut problems);
         let syscalls = syscalls(self, &mut problems);
         let access = access(self, &mut problems);
-        let pool = pool(self, &mut problems);
+        let pool = pool::read(self, &mut problems);
         let explain = Explain {
             paths: overrides.explain_paths.unwrap_or_else(|| {
                 let written = self.last(|p| p.explain.as_ref()?.paths.as_ref());
@@ -115,6 +113,7 @@ impl Chain<'_> {
             origin,
         };
         resolved.weakenings = weakenings(&resolved, self);
+        pool::refuse(&resolved, self, &mut problems);
         problems.or(resolved)
     }
 }
@@ -295,23 +294,6 @@ fn access(chain: &Chain<'_>, problems: &mut Problems) -> Access {
     Access {
         roles,
         approve: approve.map(|(approve, _)| *approve).unwrap_or_default(),
-    }
-}
-
-fn pool(chain: &Chain<'_>, problems: &mut Problems) -> Pool {
-    let ready = chain.last(|p| p.pool.as_ref()?.ready.as_ref());
-    if let Some((ready, origin)) = &ready
-        && ready.0 > POOL_READY_MAX
-    {
-        problems.push(
-            Diagnostic::at(origin, format!("`pool.ready` is {}", ready.0))
-                .with_expected(format!("expected at most {POOL_READY_MAX}")),
-        );
-    }
-    let prestart = chain.last(|p| p.pool.as_ref()?.prestart.as_ref());
-    Pool {
-        ready: ready.map_or(0, |(ready, _)| ready.0),
-        prestart: prestart.is_some_and(|(prestart, _)| *prestart),
     }
 }
 

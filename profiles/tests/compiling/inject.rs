@@ -45,12 +45,16 @@ fn call(cell: &Compiled, authority: bool) -> Result<Call, CallError> {
 
 /// The variables among those above, with their values.
 fn trusted(call: &Call) -> Vec<(String, String)> {
-    let variables = call.env.iter().filter_map(|variable| {
-        let (name, value) = variable.to_str().unwrap().split_once('=')?;
-        VARIABLES
-            .contains(&name)
-            .then(|| (name.to_owned(), value.to_owned()))
-    });
+    let variables = call
+        .program
+        .iter()
+        .flat_map(|program| &program.env)
+        .filter_map(|variable| {
+            let (name, value) = variable.to_str().unwrap().split_once('=')?;
+            VARIABLES
+                .contains(&name)
+                .then(|| (name.to_owned(), value.to_owned()))
+        });
     variables.collect()
 }
 

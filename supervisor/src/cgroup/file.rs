@@ -70,6 +70,23 @@ impl Open {
         }
     }
 
+    /// Opens a file for reading that counts from now on for whoever writes to it.
+    pub fn reset(path: PathBuf) -> Result<Self, CgroupError> {
+        let opened = File::options().read(true).write(true).open(&path);
+        let written = opened.and_then(|mut file| {
+            io::Write::write_all(&mut file, b"reset")?;
+            Ok(file)
+        });
+        match written {
+            Ok(file) => Ok(Self { path, file }),
+            Err(source) => Err(CgroupError::Write {
+                path,
+                value: "reset".to_owned(),
+                source,
+            }),
+        }
+    }
+
     /// Reads it from its beginning, which also resets what poll(2) says of it.
     pub fn read(&self) -> Result<String, CgroupError> {
         let mut buffer = [0; SHORT_FILE_BYTES_MAX];

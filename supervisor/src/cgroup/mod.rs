@@ -13,6 +13,7 @@ mod events;
 mod file;
 mod limits;
 mod processes;
+mod scope;
 mod site;
 mod v1;
 mod v2;
@@ -158,6 +159,38 @@ impl fmt::Display for Version {
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     place: Place,
+    way: Way,
+}
+
+/// How the place came to be ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// Below the groups that the supervisor was started in, or that root made for its user (v1).
+    Own,
+    /// It was delegated before: by a unit's `Delegate=`, by `systemd-run`, by a container.
+    Delegated,
+    /// A scope that systemd was asked for.
+    Asked(scope::Scope),
+    /// A directory at the root of a hierarchy that nobody manages.
+    Top,
+    /// The operator named it.
+    Named,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("below the group that toolcell was started in"),
+            Self::Delegated => {
+                f.write_str("in the cgroup that toolcell was started in, which is its own")
+            }
+            Self::Asked(scope) => {
+                write!(f, "in the scope `{}`, asked of {}", scope.unit, scope.from)
+            }
+            Self::Top => f.write_str("at the top of the hierarchy, which nobody manages"),
+            Self::Named => f.write_str("in the cgroup that was named"),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -176,11 +209,18 @@ impl Cgroups {
         }
     }
 
+    /// How the place came to be ours, in words that follow "cells are made".
+    #[must_use]
+    pub fn way(&self) -> String {
+        self.way.to_string()
+    }
+
     /// What people want to know of it, a line each: the hierarchies, where in them cells are made,
     /// and what holds only in part.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!("cgroup {}", self.version())];
+        lines.push(format!("cells are made {}", self.way));
         match &self.place {
             Place::V1(parents) => {
                 let of = |name, path: &Path| format!("{name}: cells below `{}`", path.display());
@@ -237,6 +277,7 @@ impl Cgroups {
             notice,
             confirmed,
             at_first,
+            used_before: Usage::default(),
             seen: Mutex::new(at_first),
             denied_before_kill: OnceLock::new(),
         })
@@ -299,6 +340,8 @@ pub struct CellCgroup {
     notice: Notice,
     confirmed: Vec<String>,
     at_first: Counters,
+    /// What was used before the call came.
+    used_before: Usage,
     /// What [`CellCgroup::event`] has told of.
     seen: Mutex<Counters>,
     /// Refused forks before ours were: a kill on v1 begins with forbidding them.
@@ -377,15 +420,34 @@ impl CellCgroup {
         self.notice.until(changed).await;
     }
 
-    /// CPU time that the cell has used so far, in microseconds.
-    pub fn cpu_micros(&self) -> Result<u64, CgroupError> {
-        match &self.group {
-            Group::V1(cell) => cell.cpu_micros(),
-            Group::V2(cell) => cell.cpu_micros(),
-        }
+    /// Has the account begin now: what the cell has used and met so far is not the call's.
+    pub fn begin_account(&mut self) -> Result<(), CgroupError> {
+        self.at_first = self.group.counters()?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.at_first;
+        self.used_before = match &mut self.group {
+            Group::V1(cell) => {
+                cell.forget_peaks();
+                cell.usage()
+            }
+            Group::V2(cell) => {
+                cell.forget_peaks();
+                cell.usage()
+            }
+        };
+        Ok(())
     }
 
-    /// What the cell has used so far; zero where the kernel does not say.
+    /// CPU time that the call has used so far, in microseconds.
+    pub fn cpu_micros(&self) -> Result<u64, CgroupError> {
+        let used = match &self.group {
+            Group::V1(cell) => cell.cpu_micros(),
+            Group::V2(cell) => cell.cpu_micros(),
+        };
+        let before = self.used_before.user_micros + self.used_before.system_micros;
+        Ok(used?.saturating_sub(before))
+    }
+
+    /// What the call has used so far; zero where the kernel does not say.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let usage = match &self.group {
@@ -393,7 +455,10 @@ impl CellCgroup {
             Group::V2(cell) => cell.usage(),
         };
         let own = u64::from(PIDS_OF_THE_CELL);
+        let before = &self.used_before;
         Usage {
+            user_micros: usage.user_micros.saturating_sub(before.user_micros),
+            system_micros: usage.system_micros.saturating_sub(before.system_micros),
             pids_peak: usage.pids_peak.map(|peak| peak.saturating_sub(own)),
             ..usage
         }

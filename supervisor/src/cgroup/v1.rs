@@ -145,6 +145,11 @@ impl Cell {
         }
     }
 
+    /// Has the most memory at once count from now on.
+    pub fn forget_peaks(&mut self) {
+        let _ = file::write(&self.memory.join("memory.max_usage_in_bytes"), "0");
+    }
+
     /// Lifts the CPU limit.
     pub fn unthrottle(&self) {
         let _ = file::write(&self.cpu.join("cpu.cfs_quota_us"), "-1");

@@ -33,6 +33,8 @@ pub(super) struct Cell {
     handle: File,
     memory_events: Open,
     pids_events: Open,
+    /// `memory.peak` as it counts since it was opened here and written to (Linux 6.12).
+    memory_peak: Option<Open>,
 }
 
 impl Cell {
@@ -63,6 +65,7 @@ impl Cell {
             handle,
             memory_events: Open::new(directory.join("memory.events"))?,
             pids_events: Open::new(directory.join("pids.events"))?,
+            memory_peak: None,
             directory: directory.to_owned(),
         };
         Ok((cell, confirmed))
@@ -100,9 +103,17 @@ impl Cell {
         Usage {
             user_micros: of("user_usec"),
             system_micros: of("system_usec"),
-            memory_peak_bytes: file::number(&self.directory.join("memory.peak")).ok(),
+            memory_peak_bytes: match &self.memory_peak {
+                Some(since) => since.read().ok().and_then(|text| text.trim().parse().ok()),
+                None => file::number(&self.directory.join("memory.peak")).ok(),
+            },
             pids_peak: file::number(&self.directory.join("pids.peak")).ok(),
         }
+    }
+
+    /// Has the most memory at once count from now on, where the kernel can.
+    pub fn forget_peaks(&mut self) {
+        self.memory_peak = Open::reset(self.directory.join("memory.peak")).ok();
     }
 
     /// Lifts the CPU limit.

@@ -144,11 +144,15 @@ pub async fn run(
             return ExitCode::FAILURE;
         }
     };
+    let keeping = Arc::clone(&service);
+    let keeping = tokio::spawn(async move { keeping.keep_waiting().await });
     let end = match listening {
         None => serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await,
         Some(listening) => http::run(&args.http, &service, listening, stop).await,
     };
     service.close(Duration::ZERO).await;
+    // What still waits dies with the supervisor, and the launcher removes what it stood on.
+    let _ = timeout(EXIT_GRACE, keeping).await;
     watching.abort();
     match end {
         Ok(()) => ExitCode::SUCCESS,
