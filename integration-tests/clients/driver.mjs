@@ -10,9 +10,14 @@ export const listChanged = {
   tools: { autoRefresh: false, debounceMs: 0, onChanged: () => tell("tools_changed") },
 };
 
-/// The server that the command line names, in this environment.
-export function server(command, args) {
-  return { command, args, env: process.env, stderr: "inherit" };
+/// The way to the server that the command line names: it is started in this environment, or it is
+/// there already, and asks for a key.
+export function transport({ Stdio, Http }, command, args) {
+  if (command.startsWith("http://")) {
+    const headers = { Authorization: `Bearer ${args[0]}` };
+    return new Http(new URL(command), { requestInit: { headers } });
+  }
+  return new Stdio({ command, args, env: process.env, stderr: "inherit" });
 }
 
 /// Does what the test asks for, calls side by side, until there is no more.

@@ -1,4 +1,5 @@
-"""FastMCP's client: `fastmcp_v4.py COMMAND ARG…` starts the server."""
+"""FastMCP's client: `fastmcp_v4.py COMMAND ARG…` starts the server, and `fastmcp_v4.py URL KEY`
+connects to it."""
 
 import asyncio
 import os
@@ -6,7 +7,7 @@ import sys
 
 import mcp_types as types
 from fastmcp import Client
-from fastmcp.client.transports import StdioTransport
+from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 from mcp.client.subscriptions import listen
 
 from driver import drive, tell
@@ -31,7 +32,11 @@ class Session:
 
 async def main():
     command, *args = sys.argv[1:]
-    server = StdioTransport(command, args, env=dict(os.environ), keep_alive=False)
+    if command.startswith("http://"):
+        headers = {"Authorization": f"Bearer {args[0]}"}
+        server = StreamableHttpTransport(command, headers=headers)
+    else:
+        server = StdioTransport(command, args, env=dict(os.environ), keep_alive=False)
 
     async def on_message(message):
         if isinstance(message, types.ToolListChangedNotification):

@@ -1,4 +1,5 @@
-"""The official Python SDK 1.x: `python_v1.py COMMAND ARG…` starts the server."""
+"""The official Python SDK 1.x: `python_v1.py COMMAND ARG…` starts the server, and
+`python_v1.py URL KEY` connects to it."""
 
 import asyncio
 import os
@@ -7,6 +8,7 @@ import sys
 import mcp.types as types
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamablehttp_client
 
 from driver import drive, tell
 
@@ -37,7 +39,12 @@ class Session:
 
 async def main():
     command, *args = sys.argv[1:]
-    server = StdioServerParameters(command=command, args=args, env=dict(os.environ))
+    if command.startswith("http://"):
+        server = streamablehttp_client(command, headers={"Authorization": f"Bearer {args[0]}"})
+    else:
+        server = stdio_client(
+            StdioServerParameters(command=command, args=args, env=dict(os.environ))
+        )
 
     async def on_message(message):
         if isinstance(message, types.ServerNotification) and isinstance(
@@ -45,7 +52,7 @@ async def main():
         ):
             tell("tools_changed")
 
-    async with stdio_client(server) as (read, write):
+    async with server as (read, write, *_):
         async with ClientSession(read, write, message_handler=on_message) as session:
             ready = await session.initialize()
             tell("ready", protocol=ready.protocolVersion, server=ready.serverInfo.name)

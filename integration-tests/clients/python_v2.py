@@ -1,4 +1,5 @@
-"""The official Python SDK 2.x: `python_v2.py MODE COMMAND ARG…` starts the server.
+"""The official Python SDK 2.x: `python_v2.py MODE COMMAND ARG…` starts the server, and
+`python_v2.py MODE URL KEY` connects to it.
 
 The mode is the library's: `legacy` speaks by `initialize`, `auto` finds out what the server speaks.
 """
@@ -9,7 +10,9 @@ import sys
 
 import mcp_types as types
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import ListenNotSupportedError
+from mcp.shared._httpx_utils import create_mcp_http_client
 
 from driver import drive, tell
 
@@ -45,7 +48,11 @@ async def listen(client, listening):
 
 async def main():
     mode, command, *args = sys.argv[1:]
-    server = StdioServerParameters(command=command, args=args, env=dict(os.environ))
+    if command.startswith("http://"):
+        http = create_mcp_http_client(headers={"Authorization": f"Bearer {args[0]}"})
+        server = streamable_http_client(command, http_client=http)
+    else:
+        server = StdioServerParameters(command=command, args=args, env=dict(os.environ))
 
     async def on_message(message):
         if isinstance(message, types.ToolListChangedNotification):

@@ -1,5 +1,4 @@
-//! Real MCP clients: published libraries that talk to `toolcell serve --stdio`, each driven by a
-//! script in `integration-tests/clients`.
+//! Real MCP clients: published libraries that talk to `toolcell serve`, each driven by a script in `integration-tests/clients`.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -210,6 +209,14 @@ impl Client {
         let mut arguments = vec!["serve", "--stdio"];
         arguments.extend(serve);
         Self::start_with(library, world, &world.command(&arguments))
+    }
+
+    /// Has it connect to a server that runs already, with a key.
+    #[must_use]
+    pub fn connect(library: Library, world: &World, url: &str, key: &str) -> Option<Self> {
+        let mut server = Command::new(url);
+        server.arg(key);
+        Self::start_with(library, world, &server)
     }
 
     /// The same with a server of the test's own.

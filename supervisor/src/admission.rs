@@ -1,26 +1,31 @@
 //! Whether a call may start now: who may call, how often, how many at once.
 //!
-//! A call that finds its tool busy waits in a queue with a bound and a deadline; what is refused is
+//! A call that finds its tool busy waits its turn in a line with a bound and a deadline, in which callers
+//! are served in rotation; what is refused is
 //! refused with the profile line that says so, and costs nothing.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultDirectRateLimiter, Quota};
+use governor::{DefaultKeyedRateLimiter, Quota};
 use profiles::resolve::{Approve, Limits, Rate, Resolved};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
+use crate::service::Cause;
+use crate::turns::{Asked, Places, Turn, Turns};
 
 /// Most calls at once, of all tools together: each has a cell, with its processes, mounts and
 /// memory.
 pub const CALLS_MAX: usize = 64;
-/// Most calls that wait for one tool.
+/// Most calls of one caller that wait for one tool, and for a place among all calls.
 pub const QUEUE_MAX: usize = 64;
+/// Most calls of all callers together that wait so.
+pub const QUEUE_ALL_MAX: usize = 512;
+/// Callers whose rate is remembered for a tool, before those are forgotten for whom it is full again.
+const CALLERS_MAX: usize = 1024;
 /// Longest wait; clients give up after a minute.
 pub const QUEUE_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -54,8 +59,8 @@ pub enum Refusal {
     },
     /// Too many calls wait already.
     #[error(
-        "{QUEUE} calls are waiting for this tool already, as {at_once} run at once; hint: call again \
-         later, or raise `limits.concurrency`", QUEUE = QUEUE_MAX
+        "too many calls are waiting for this tool already ({QUEUE_MAX} of yours, or {QUEUE_ALL_MAX} in \
+         all), as {at_once} run at once; hint: call again later, or raise `limits.concurrency`"
     )]
     QueueFull {
         /// `limits.concurrency`.
@@ -82,15 +87,28 @@ fn spoken(duration: Duration) -> humantime::FormattedDuration {
     humantime::format_duration(Duration::from_millis(milliseconds.max(1)))
 }
 
+impl Refusal {
+    /// Why the call is not begun; nothing if the caller does not want it any more.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Role | Self::Approval => Some(Cause::Forbidden),
+            Self::Rate { wait, .. } => Some(Cause::Busy { wait: Some(*wait) }),
+            Self::QueueFull { .. } | Self::Waited { .. } => Some(Cause::Busy { wait: None }),
+            Self::Cancelled => None,
+        }
+    }
+}
+
 /// What all tools share.
 pub struct Admission {
-    calls: Arc<Semaphore>,
+    calls: Arc<Turns>,
 }
 
 impl Default for Admission {
     fn default() -> Self {
         Self {
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            calls: Turns::new(CALLS_MAX),
         }
     }
 }
@@ -98,8 +116,8 @@ impl Default for Admission {
 /// The right to run one call; dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Permit {
-    _tool: OwnedSemaphorePermit,
-    _calls: OwnedSemaphorePermit,
+    _tool: Turn,
+    _calls: Turn,
 }
 
 impl Admission {
@@ -111,105 +129,92 @@ impl Admission {
         caller: &Caller,
         cancel: &CancellationToken,
     ) -> Result<Permit, Refusal> {
-        let roles = &profile.access.roles;
-        if !caller.roles.iter().any(|role| roles.contains(role)) {
+        if !caller.may_call(profile) {
             return Err(Refusal::Role);
         }
         if profile.access.approve != Approve::Never {
             return Err(Refusal::Approval);
         }
-        gate.count()?;
-        if let Ok(tool) = Arc::clone(&gate.running).try_acquire_owned()
-            && let Ok(calls) = Arc::clone(&self.calls).try_acquire_owned()
-        {
-            return Ok(Permit {
-                _tool: tool,
-                _calls: calls,
-            });
-        }
-        let _place = gate.queue()?;
-        let turn = async {
-            // The semaphores are never closed.
-            let tool = Arc::clone(&gate.running).acquire_owned().await.ok()?;
-            let calls = Arc::clone(&self.calls).acquire_owned().await.ok()?;
-            Some(Permit {
+        gate.count(&caller.id)?;
+        let at_once = gate.running.at_once();
+        let waiting = async {
+            let tool = turn(&gate.running, &caller.id, at_once).await?;
+            let calls = turn(&self.calls, &caller.id, at_once).await?;
+            Ok(Permit {
                 _tool: tool,
                 _calls: calls,
             })
         };
-        let waited = Refusal::Waited {
-            at_once: gate.at_once,
-        };
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(Refusal::Cancelled),
-            turn = tokio::time::timeout(QUEUE_WAIT_MAX, turn) => match turn {
-                Ok(Some(permit)) => Ok(permit),
-                Ok(None) | Err(_) => Err(waited),
+            turn = tokio::time::timeout(QUEUE_WAIT_MAX, waiting) => match turn {
+                Ok(admitted) => admitted,
+                Err(_) => Err(Refusal::Waited { at_once }),
             },
         }
+    }
+
+    /// How many calls run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.calls.running()
+    }
+}
+
+/// Waits for a turn.
+async fn turn(turns: &Arc<Turns>, caller: &str, at_once: usize) -> Result<Turn, Refusal> {
+    let places = Places {
+        of_caller: QUEUE_MAX,
+        of_all: QUEUE_ALL_MAX,
+    };
+    match turns.ask(caller, places) {
+        Asked::Now(turn) => Ok(turn),
+        // Whoever gives turns lives as long as those who wait.
+        Asked::Later(told) => told.await.map_err(|_| Refusal::QueueFull { at_once }),
+        Asked::Full => Err(Refusal::QueueFull { at_once }),
     }
 }
 
 /// What one tool's calls have to pass. It outlives a reload that leaves its limits as they are.
 pub struct Gate {
-    at_once: usize,
-    rate: Option<(Rate, DefaultDirectRateLimiter)>,
-    running: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    rate: Option<(Rate, DefaultKeyedRateLimiter<String>)>,
+    running: Arc<Turns>,
 }
 
 impl Gate {
     /// A gate with these limits.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
-        let at_once = at_once(limits);
         Self {
-            at_once,
             rate: limits
                 .rate
-                .and_then(|rate| Some((rate, DefaultDirectRateLimiter::direct(quota(rate)?)))),
-            running: Arc::new(Semaphore::new(at_once)),
-            waiting: Arc::default(),
+                .and_then(|rate| Some((rate, DefaultKeyedRateLimiter::keyed(quota(rate)?)))),
+            running: Turns::new(at_once(limits)),
         }
     }
 
     /// Whether it has these limits.
     #[must_use]
     pub fn fits(&self, limits: &Limits) -> bool {
-        self.at_once == at_once(limits) && self.rate.as_ref().map(|(rate, _)| *rate) == limits.rate
+        self.running.at_once() == at_once(limits)
+            && self.rate.as_ref().map(|(rate, _)| *rate) == limits.rate
     }
 
-    fn count(&self) -> Result<(), Refusal> {
+    /// Counts a call of a caller's: one who calls too often takes nothing from others.
+    fn count(&self, caller: &String) -> Result<(), Refusal> {
         let Some((rate, limiter)) = &self.rate else {
             return Ok(());
         };
-        limiter.check().map_err(|until| Refusal::Rate {
+        if limiter.len() > CALLERS_MAX {
+            // Of those who have not called for a while there is nothing to remember.
+            limiter.retain_recent();
+        }
+        limiter.check_key(caller).map_err(|until| Refusal::Rate {
             calls: rate.calls,
             per: rate.per,
             wait: until.wait_time_from(DefaultClock::default().now()),
         })
-    }
-
-    fn queue(&self) -> Result<Place, Refusal> {
-        // From here on, dropping the place gives it back.
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Place(Arc::clone(&self.waiting));
-        if before >= QUEUE_MAX {
-            return Err(Refusal::QueueFull {
-                at_once: self.at_once,
-            });
-        }
-        Ok(place)
-    }
-}
-
-/// A place in a queue.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
 use crate::commands::out::Out;
-use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
+use crate::commands::{audit, call, check, doctor, explain, key, list, run, serve, tell};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
 use crate::outcome::{Outcome, StartedFrom, Tier};
@@ -57,6 +57,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Verify the receipts
     Audit(audit::Args),
+    /// Make, list and revoke API keys
+    Key(key::Args),
 }
 
 /// Does what the command line asks for.
@@ -77,16 +79,14 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Serve(args) => with_cells(&tiers, true, None, async |host, cells| {
-            serve::run(&args, host, cells).await
-        }),
+        Command::Serve(args) => serve(&tiers, &args),
         Command::Call(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(&tiers, false, out, async |host, cells| {
+            with_cells(&tiers, For::Command, out, async |host, cells| {
                 call::run(&args, out, host, cells).await
             })
         }),
         Command::Run(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(&tiers, false, out, async |host, cells| {
+            with_cells(&tiers, For::Command, out, async |host, cells| {
                 run::run(&args, out, host, cells).await
             })
         }),
@@ -95,7 +95,26 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => with_host(weakest(&tiers), |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Key(args) => key::run(&args),
     }
+}
+
+/// Makes the sockets that it is to serve on while that is still possible.
+fn serve(tiers: &[Tier], args: &serve::Args) -> ExitCode {
+    let listening = match args.http.listen(args.stdio) {
+        Ok(listening) => listening,
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let purpose = match &listening {
+        None => For::Client,
+        Some(_) => For::Many,
+    };
+    with_cells(tiers, purpose, None, async |host, cells| {
+        serve::run(args, listening, host, cells).await
+    })
 }
 
 /// Shows help, or what is wrong with the command line. `run` and `call` exit with the status of
@@ -151,13 +170,24 @@ fn weakest(tiers: &[Tier]) -> Tier {
     *tiers.last().expect("one tier at least is allowed")
 }
 
+/// What cells are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// One command, which tells what is refused.
+    Command,
+    /// A client on standard input and output. If calls cannot be had, a server announces it before
+    /// the first one is refused.
+    Client,
+    /// Many clients, which connect.
+    Many,
+}
+
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
 /// the launcher (which inherits it), then our own confinement (which the launcher must not inherit),
-/// then threads (which do). If calls cannot be had, a server announces it before the first one is
-/// refused.
+/// then threads (which do).
 fn with_cells(
     tiers: &[Tier],
-    announce: bool,
+    purpose: For,
     out: Option<&Out>,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
@@ -166,7 +196,12 @@ fn with_cells(
         if let Ok(prepared) = &cells {
             host.tier = prepared.tier;
         }
-        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref), out);
+        let listens = purpose == For::Many;
+        if listens {
+            serve::http::raise_descriptors();
+        }
+        let cells_made = cells.as_ref().map_or(&[][..], std::slice::from_ref);
+        let confined = confine(cells_made, listens, out);
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -185,7 +220,7 @@ fn with_cells(
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
                     // Without a state directory the command says so itself, and ends.
-                    if announce && dirs::state().is_ok() {
+                    if purpose != For::Command && dirs::state().is_ok() {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
                     }
                     Arc::new(Refusing(reason))
@@ -209,7 +244,7 @@ struct Prepared {
 }
 
 /// Confines this process to what these need. It goes on without any as well, to refuse calls.
-fn confine(prepared: &[Prepared], out: Option<&Out>) -> Result<Confined, String> {
+fn confine(prepared: &[Prepared], listens: bool, out: Option<&Out>) -> Result<Confined, String> {
     let cgroups = prepared.iter().filter_map(|ready| ready.cgroups.as_ref());
     let adds_up = prepared.iter().find(|ready| ready.cgroups.is_none());
     let places = Places {
@@ -220,6 +255,7 @@ fn confine(prepared: &[Prepared], out: Option<&Out>) -> Result<Confined, String>
             .map(std::path::Path::to_owned)
             .collect(),
         seen: adds_up.map(|ready| ready.launcher.pid()),
+        listens,
     };
     confinement::confine(&places).map_err(|error| error.to_string())
 }
@@ -314,7 +350,7 @@ fn examine(args: &doctor::Args) -> ExitCode {
         .into_iter()
         .map(|(host, tried, ready)| ((host, tried), ready))
         .unzip();
-    let confined = confine(&prepared, None);
+    let confined = confine(&prepared, false, None);
     let is_confined = confined.is_ok();
     facts.push(doctor::confined_fact(confined));
     for ((host, tried), ready) in tries.into_iter().zip(prepared) {
@@ -380,5 +416,9 @@ impl Run for Refusing {
     fn run(&self, start: Start) -> crate::service::Running<'_> {
         let outcome = verdict::refused(&start, self.0.clone());
         Box::pin(std::future::ready(outcome))
+    }
+
+    fn unable(&self) -> Option<&str> {
+        Some(&self.0)
     }
 }

@@ -5,6 +5,7 @@ pub mod call;
 pub mod check;
 pub mod doctor;
 pub mod explain;
+pub mod key;
 pub mod list;
 pub mod out;
 pub mod run;

@@ -48,6 +48,8 @@ pub struct Places {
     /// A process that is like cells' in that it stays outside, whose entries in `/proc` must stay to
     /// be seen: in a tier that adds up what they say.
     pub seen: Option<u32>,
+    /// It has sockets to accept connections from.
+    pub listens: bool,
 }
 
 /// What the kernel has confirmed.
@@ -106,7 +108,12 @@ pub fn confine(places: &Places) -> Result<Confined, ConfinementError> {
     let arch = Arch::native()
         .ok_or("no filter is written for this processor")
         .step("seccomp")?;
-    let filter = own::filter(own::Process::Supervisor, arch).step("seccomp")?;
+    let process = if places.listens {
+        own::Process::Listener
+    } else {
+        own::Process::Supervisor
+    };
+    let filter = own::filter(process, arch).step("seccomp")?;
     // What is refused afterwards must have worked before, or its refusal says nothing.
     open_canary().step("the canary, before")?;
 

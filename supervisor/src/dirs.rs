@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub const SYSTEM_PROFILES: &str = "/etc/toolcell/profiles";
 /// State of a supervisor that root started.
 const ROOT_STATE: &str = "/var/lib/toolcell";
+/// Configuration of a supervisor that root started.
+const ROOT_CONFIG: &str = "/etc/toolcell";
 /// Only the owner gets in: receipts and workspaces are nobody else's business.
 const PRIVATE: u32 = 0o700;
 
@@ -60,6 +62,18 @@ pub fn credentials() -> Option<PathBuf> {
 pub fn secrets() -> Option<PathBuf> {
     let user = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
     user.map(|directory| directory.join("toolcell/secrets"))
+}
+
+/// Where API keys are kept: in `$CONFIGURATION_DIRECTORY` (systemd's), for root else
+/// `/etc/toolcell`, else `$XDG_CONFIG_HOME/toolcell` or `~/.config/toolcell`. The supervisor reads
+/// them, and cannot write there.
+#[must_use]
+pub fn keys() -> Option<PathBuf> {
+    let directory = absolute("CONFIGURATION_DIRECTORY")
+        .or_else(|| Some(absolute("XDG_CONFIG_HOME")?.join("toolcell")))
+        .or_else(|| nix::unistd::geteuid().is_root().then(|| ROOT_CONFIG.into()))
+        .or_else(|| Some(absolute("HOME")?.join(".config/toolcell")))?;
+    Some(directory.join("keys.toml"))
 }
 
 /// The state directory: `$STATE_DIRECTORY` (systemd's), `/var/lib/toolcell` for root, else

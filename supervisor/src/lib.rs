@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod api_keys;
 pub mod artifacts;
 pub mod audit;
 pub mod call;
@@ -19,11 +20,13 @@ pub mod egress;
 pub mod exceeded;
 pub mod facts;
 pub mod held;
+pub mod http;
 pub mod ids;
 pub mod keys;
 pub mod launch;
 pub mod lines;
 pub mod marks;
+pub mod metrics;
 pub mod outcome;
 mod pool;
 pub mod probe;
@@ -42,5 +45,6 @@ pub mod supervise;
 pub mod surroundings;
 pub mod tiers;
 pub mod tool;
+pub mod turns;
 pub mod verdict;
 pub mod workspace;

@@ -13,10 +13,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admission, Refusal};
+use crate::admission::Admission;
 use crate::audit::{Audit, Link, Receipt, Reservation};
 use crate::caller::Caller;
 use crate::catalog::Catalog;
+use crate::metrics;
 use crate::outcome::{self, Outcome, Status, Usage};
 use crate::results::{Keep, Results};
 use crate::tool::Tool;
@@ -109,6 +110,11 @@ pub trait Run: Send + Sync + 'static {
     /// [`Asker::cancel`] is cancelled, and it never fails: whatever happens is an [`Outcome`].
     fn run(&self, start: Start) -> Running<'_>;
 
+    /// Why no call can be run here, if so.
+    fn unable(&self) -> Option<&str> {
+        None
+    }
+
     /// Prepares for calls to come, until it is cancelled; nothing of it is left when this returns.
     fn keep_waiting<'a>(
         &'a self,
@@ -146,6 +152,26 @@ pub struct Answer {
     pub outcome: Outcome,
     /// Where its receipt is in the log; nothing if the log refused it, which the outcome says.
     pub receipt: Option<Link>,
+    /// Why the supervisor had it not begin, or not go on, if so; the outcome says it in words.
+    pub cause: Option<Cause>,
+}
+
+/// Why a call was never begun, or did not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Its arguments are not what the tool takes.
+    Arguments,
+    /// The caller may not call the tool.
+    Forbidden,
+    /// There are too many calls.
+    Busy {
+        /// When it may go better, if that is known.
+        wait: Option<Duration>,
+    },
+    /// The supervisor is about to exit.
+    Ending,
+    /// There would be no receipt.
+    Unrecorded,
 }
 
 /// There is no such tool.
@@ -265,8 +291,10 @@ impl Service {
                 "an internal error ended the call; the log of the supervisor says more".to_owned(),
             ),
             receipt: None,
+            cause: None,
         });
         dropped.disarm();
+        metrics::call(&answer);
         answer
     }
 
@@ -283,6 +311,7 @@ impl Service {
                 return Answer {
                     outcome: ended(&call, tool.name(), Status::Refused, reason),
                     receipt: None,
+                    cause: Some(Cause::Unrecorded),
                 };
             }
         };
@@ -291,23 +320,38 @@ impl Service {
             Task::Command(command) => reservation.digest(&json!(command)),
         };
         let caller = asker.caller.clone();
-        let mut outcome = self.run(&call, tool, task, asker).await;
+        let (mut outcome, mut cause) = match self.run(&call, tool, task, asker).await {
+            Ok(outcome) => (outcome, None),
+            Err(Unbegun(outcome, cause)) => (*outcome, Some(cause)),
+        };
         if outcome.status == Status::Cancelled && self.closing.is_cancelled() {
             EXITING.clone_into(&mut outcome.reason);
+            cause = Some(Cause::Ending);
         }
         // One place names the call, whoever made the outcome.
         outcome.call = call;
         let receipt = Receipt::new(&outcome, &tool.compiled.digest, digest, &caller);
         let receipt = write(reservation, receipt, &mut outcome).await;
-        Answer { outcome, receipt }
+        Answer {
+            outcome,
+            receipt,
+            cause,
+        }
     }
 
-    async fn run(&self, call: &str, tool: &Arc<Tool>, task: Task, asker: Asker) -> Outcome {
-        let refused = |reason: &dyn fmt::Display| {
-            ended(call, tool.name(), Status::Refused, reason.to_string())
+    async fn run(
+        &self,
+        call: &str,
+        tool: &Arc<Tool>,
+        task: Task,
+        asker: Asker,
+    ) -> Result<Outcome, Unbegun> {
+        let refused = |reason: &dyn fmt::Display, cause| {
+            let outcome = ended(call, tool.name(), Status::Refused, reason.to_string());
+            Err(Unbegun(Box::new(outcome), cause))
         };
         if self.closing.is_cancelled() {
-            return refused(&EXITING);
+            return refused(&EXITING, Cause::Ending);
         }
         let environment = tool.environment();
         let plan = match task {
@@ -317,20 +361,25 @@ impl Service {
         };
         let plan = match plan {
             Ok(plan) => plan,
-            Err(error) => return refused(&error),
+            Err(error) => return refused(&error, Cause::Arguments),
         };
         let profile = &tool.compiled.resolved;
+        let asked = Instant::now();
         let admitted = self
             .admission
             .admit(profile, &tool.gate, &asker.caller, &asker.cancel)
             .await;
         let _permit = match admitted {
             Ok(permit) => permit,
-            Err(error @ Refusal::Cancelled) => {
-                return ended(call, tool.name(), Status::Cancelled, error.to_string());
+            Err(error) => {
+                let Some(cause) = error.cause() else {
+                    let reason = error.to_string();
+                    return Ok(ended(call, tool.name(), Status::Cancelled, reason));
+                };
+                return refused(&error, cause);
             }
-            Err(error) => return refused(&error),
         };
+        metrics::waited(tool.name(), asked.elapsed());
         let progress = asker.progress.clone();
         let start = Start {
             call: call.to_owned(),
@@ -340,12 +389,15 @@ impl Service {
             asker,
         };
         let running = self.cells.run(start);
-        match progress {
+        Ok(match progress {
             None => running.await,
             Some(progress) => with_elapsed(running, progress).await,
-        }
+        })
     }
 }
+
+/// A call that was never begun: its outcome, and why.
+struct Unbegun(Box<Outcome>, Cause);
 
 /// Says now and then that the call still runs.
 async fn with_elapsed(mut running: Running<'_>, progress: mpsc::Sender<Progress>) -> Outcome {

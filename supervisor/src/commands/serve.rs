@@ -26,6 +26,10 @@ use crate::results::Results;
 use crate::server::Server;
 use crate::service::{Run, Service};
 
+pub mod http;
+
+use http::Listening;
+
 /// How long calls may go on by themselves when the client has closed its side: a script that pipes
 /// its requests in gets its answers, and clients wait two seconds before they send SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(1);
@@ -47,6 +51,9 @@ pub struct Args {
     /// Serve one client on standard input and output (the default)
     #[arg(long)]
     pub stdio: bool,
+    /// Sockets to serve on instead, and how.
+    #[command(flatten)]
+    pub http: http::HttpArgs,
     /// Where profiles come from.
     #[command(flatten)]
     pub sources: SourceArgs,
@@ -107,11 +114,17 @@ pub fn service_of(
     Ok(Arc::new(Service::new(catalog, results, audit, cells)))
 }
 
-/// Serves until the client goes away or a signal says to stop.
+/// Serves on sockets, or if there are none one client on standard input and output, until the client
+/// goes away or a signal says to stop.
 ///
 /// A read from standard input may still be waiting in a thread of its own when this returns: leave
 /// the runtime with `shutdown_background`.
-pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+pub async fn run(
+    args: &Args,
+    listening: Option<Listening>,
+    host: Host,
+    cells: Arc<dyn Run>,
+) -> ExitCode {
     let service = match service(&args.sources, args.receipts.into(), host, cells) {
         Ok(service) => service,
         Err(status) => return status,
@@ -133,7 +146,10 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
     };
     let keeping = Arc::clone(&service);
     let keeping = tokio::spawn(async move { keeping.keep_waiting().await });
-    let end = serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await;
+    let end = match listening {
+        None => serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await,
+        Some(listening) => http::run(&args.http, &service, listening, stop).await,
+    };
     service.close(Duration::ZERO).await;
     // What still waits dies with the supervisor, and the launcher removes what it stood on.
     let _ = timeout(EXIT_GRACE, keeping).await;
@@ -232,7 +248,8 @@ impl Stop {
         })
     }
 
-    async fn asked(&mut self) {
+    /// Waits for the next of them.
+    pub async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
