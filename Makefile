@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test fuzz bench-egress install
+.PHONY: help build demo check test fuzz bench-egress release deb tarball reproducible install
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,5 +35,18 @@ fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 bench-egress: build ## Measure egress by turns with direct loopback, and with `srt` if SRT names it (as root)
 	$(CARGO) bench --locked -p toolcell-integration-tests --bench egress
 
-install: build ## Install the executable below PREFIX
-	install -D -m 0755 $(TARGET)/release/toolcell $(DESTDIR)$(PREFIX)/bin/toolcell
+release: ## Build what is released: one static executable, its manual pages and completions, in target/dist
+	packaging/release.sh
+
+deb: release ## Make a Debian package of it (needs cargo-deb)
+	packaging/deb.sh
+
+tarball: release ## Make a tarball of it, for any Linux of this architecture
+	packaging/tarball.sh
+
+reproducible: ## Build the committed source twice, in different directories, and compare the bytes
+	packaging/reproducible.sh
+
+install: build ## Install the executable, manual pages, completions and systemd's units below PREFIX
+	packaging/collect.sh $(TARGET)/release/toolcell $(TARGET)/collected
+	PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) packaging/install.sh $(TARGET)/collected

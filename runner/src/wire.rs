@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::spec::{Call, Filter, SPEC_BYTES_MAX, Template};
 
 /// Identifies the build: supervisor and launcher are the same executable, and check it.
-pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 4");
+pub const BUILD: &str = concat!("toolcell ", env!("CARGO_PKG_VERSION"), " protocol 5");
 
 /// Most descriptors in one message, which is what the kernel passes at once (`SCM_MAX_FD`, unix(7)): a
 /// cell's sockets are the most, and a new cell's streams, report socket and cgroup are few.
@@ -62,6 +62,8 @@ pub enum Order {
     /// Start this executable as a gateway ([`crate::launcher::GATEWAY_ARGUMENT`]). One descriptor: the
     /// socket that it obeys.
     Gateway,
+    /// Say that the launcher takes orders. One descriptor: the socket that gets one byte for it.
+    Answer,
     /// The call of this number is over, and its leftovers are removed.
     Over {
         /// Its number.

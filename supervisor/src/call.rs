@@ -22,7 +22,7 @@ use crate::ids::{Assigned, HostIds};
 use crate::launch::{Grounds, Launcher};
 use crate::outcome::{Enforced, Outcome, Tier};
 use crate::secrets::Store;
-use crate::service::{Asker, Run, Running, Start, Stream};
+use crate::service::{Alive, Asker, Run, Running, Start, Stream};
 use crate::shown::{self, Viewer};
 use crate::streams::{self, Kept, Listeners, OutputLimit};
 use crate::supervise::{self, Watch, Watched};
@@ -306,6 +306,13 @@ impl Run for Cells {
                 Ok(outcome) => outcome,
                 Err(Refused(reason)) => verdict::refused(&start, reason),
             }
+        })
+    }
+
+    fn alive(&self) -> Alive<'_> {
+        Box::pin(async {
+            let answered = self.launcher.answer().await;
+            answered.map_err(|error| error.to_string())
         })
     }
 }

@@ -5,19 +5,24 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use profiles::host::Host;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
-use crate::commands::{audit, call, check, doctor, explain, list, run, serve, tell};
+use crate::commands::{
+    audit, call, check, completions, doctor, explain, list, man, run, serve, tell,
+};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
 use crate::outcome::{Outcome, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
+use crate::systemd::{Notifier, journal};
 use crate::workspace::Workspaces;
 use crate::{dirs, launch, probe, verdict};
 
@@ -67,6 +72,16 @@ enum Command {
     Doctor(doctor::Args),
     /// Verify the receipts
     Audit(audit::Args),
+    /// Write the manual pages
+    Man(man::Args),
+    /// Write what a shell needs to complete commands
+    Completions(completions::Args),
+}
+
+/// The whole command line, for the manual and for shells.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Does what the command line asks for.
@@ -78,13 +93,22 @@ pub fn main() -> ExitCode {
     };
     log();
     match cli.command {
-        Command::Serve(args) => with_cells(cli.tier, true, async |host, cells| {
-            serve::run(&args, host, cells).await
-        }),
-        Command::Call(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Serve(args) => match Notifier::from_environment() {
+            Ok(notifier) => with_cells(cli.tier, Some(&notifier), async |host, cells| {
+                serve::run(&args, host, cells, &notifier).await
+            }),
+            Err(error) => {
+                tell(&format!(
+                    "toolcell: the service manager that waits for it (`NOTIFY_SOCKET`) cannot be \
+                     told: {error}"
+                ));
+                ExitCode::from(run::EXIT_NOT_STARTED)
+            }
+        },
+        Command::Call(args) => with_cells(cli.tier, None, async |host, cells| {
             call::run(&args, host, cells).await
         }),
-        Command::Run(args) => with_cells(cli.tier, false, async |host, cells| {
+        Command::Run(args) => with_cells(cli.tier, None, async |host, cells| {
             run::run(&args, host, cells).await
         }),
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
@@ -92,6 +116,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args),
     }
 }
 
@@ -110,15 +136,27 @@ fn misused(error: &clap::Error, arguments: impl Iterator<Item = std::ffi::OsStri
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Logs to standard error, which MCP leaves to the server; `TOOLCELL_LOG` sets the filter.
+/// Logs to standard error, which MCP leaves to the server, or with fields to the journal if that is
+/// where standard error leads; `TOOLCELL_LOG` sets the filter.
 fn log() {
-    // The protocol library warns of each request that a client gives up.
-    let usual = || tracing_subscriber::EnvFilter::new("warn,rmcp=error");
+    let journal = journal::layer();
+    // The protocol library warns of each request that a client gives up. A service's log also says
+    // how each call ended.
+    let usual = if journal.is_some() {
+        "info,rmcp=error"
+    } else {
+        "warn,rmcp=error"
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLCELL_LOG");
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| usual()))
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_writer(std::io::stderr)
+    let lines = journal.is_none().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .with_writer(std::io::stderr)
+    });
+    tracing_subscriber::registry()
+        .with(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual)))
+        .with(journal)
+        .with(lines)
         .init();
 }
 
@@ -142,10 +180,10 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
 /// the launcher (which inherits it), then our own confinement (which the launcher must not inherit),
 /// then threads (which do). If calls cannot be had, a server announces it before the first one is
-/// refused.
+/// refused; a service then does not start at all, so that its manager shows why.
 fn with_cells(
     tier: TierChoice,
-    announce: bool,
+    server: Option<&Notifier>,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(tier, |host| {
@@ -168,8 +206,12 @@ fn with_cells(
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
-                    if announce {
+                    if let Some(notifier) = server {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
+                        if notifier.is_on() {
+                            notifier.status(&reason);
+                            return ExitCode::from(run::EXIT_NOT_STARTED);
+                        }
                     }
                     Arc::new(Refusing(reason))
                 }
@@ -201,6 +243,7 @@ fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
             .map(std::path::Path::to_owned)
             .collect(),
         seen: adds_up.map(|ready| ready.launcher.pid()),
+        journal: journal::is_here().then(|| journal::SOCKET.into()),
     };
     confinement::confine(&places).map_err(|error| error.to_string())
 }

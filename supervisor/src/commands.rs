@@ -3,9 +3,11 @@
 pub mod audit;
 pub mod call;
 pub mod check;
+pub mod completions;
 pub mod doctor;
 pub mod explain;
 pub mod list;
+pub mod man;
 pub mod run;
 pub mod serve;
 

@@ -37,6 +37,7 @@ pub mod service;
 pub mod shown;
 pub mod streams;
 pub mod supervise;
+pub mod systemd;
 pub mod tool;
 pub mod verdict;
 pub mod workspace;

@@ -397,6 +397,7 @@ fn inside(scratch: &Path) {
             .map(Path::to_owned)
             .collect(),
         seen: Some(ground.child.id()),
+        journal: None,
     };
     let begun = std::time::Instant::now();
     let confined = confine(&places).expect("it can be confined");
