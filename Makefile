@@ -9,7 +9,8 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test fuzz bench-egress release deb tarball reproducible install
+.PHONY: help build demo check test test-vm test-vm-all fuzz bench-egress release deb tarball reproducible \
+    install
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +29,12 @@ check: ## Check format, lints and licences; no test runs
 
 test: ## Install what the tests need, then check and test everything, as root and as an ordinary user
 	integration-tests/run.sh all
+
+test-vm: ## Test in a virtual machine with systemd and cgroup v2, as root and as a user who logged in
+	integration-tests/vm/test.sh ci
+
+test-vm-all: ## The same with every test that matters there
+	integration-tests/vm/test.sh all
 
 fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	fuzz/run.sh $(FUZZ_SECONDS)

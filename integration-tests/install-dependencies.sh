@@ -9,8 +9,10 @@ packages() {
   cat <<'LIST'
 bsdutils /usr/bin/script
 chromium-headless-shell /usr/bin/chromium-headless-shell
+cpio /usr/bin/cpio
 curl /usr/bin/curl
 default-jdk-headless /usr/bin/javac
+e2fsprogs /usr/sbin/mke2fs
 ffmpeg /usr/bin/ffmpeg
 fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 gcc /usr/bin/gcc
@@ -18,8 +20,10 @@ git /usr/bin/git
 hey /usr/bin/hey
 iproute2 /bin/ip
 jq /usr/bin/jq
+kmod /usr/sbin/depmod
 libc6-dev /usr/include/stdio.h
 make /usr/bin/make
+mmdebstrap /usr/bin/mmdebstrap
 mount /usr/bin/mount
 musl-tools /usr/bin/musl-gcc
 nodejs /usr/bin/node
@@ -30,6 +34,8 @@ postgresql /usr/lib/postgresql/*/bin/postgres
 python3 /usr/bin/python3
 python3-pip /usr/lib/python3/dist-packages/pip
 python3-venv /usr/lib/python3*/ensurepip
+qemu-system-x86 /usr/bin/qemu-system-x86_64
+qemu-utils /usr/bin/qemu-img
 redis-server /usr/bin/redis-server
 redis-tools /usr/bin/redis-cli
 ripgrep /usr/bin/rg
@@ -59,5 +65,12 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
+case $missing in
+*qemu-*)
+  # Of one version, or installing the one removes the other.
+  version=$(apt-cache policy qemu-system-x86 | awk '/Candidate:/ { print $2 }')
+  missing="$missing qemu-system-x86=$version qemu-utils=$version"
+  ;;
+esac
 # shellcheck disable=SC2086  # each word is a package
-apt-get install -y --no-install-recommends $missing
+apt-get install -y --no-install-recommends --allow-downgrades $missing

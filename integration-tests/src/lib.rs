@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub mod builtin;
+pub mod cgroup;
 pub mod clients;
 pub mod ground;
 pub mod internet;
@@ -190,8 +191,8 @@ impl World {
     /// The same for any program.
     #[must_use]
     pub fn program(&self, program: &Path, arguments: &[&str]) -> Command {
-        let mut script = self.track.enter();
         let ordinary = self.who == Who::User && nix::unistd::geteuid().is_root();
+        let mut script = self.track.enter(ordinary.then_some(USER));
         if ordinary {
             for procs in delegated(USER) {
                 write!(script, "echo $$ > {} && ", procs.display()).expect("a string takes it");
@@ -276,10 +277,20 @@ impl World {
     }
 }
 
-/// Waits until something holds, and says whether it did within the time. For what the kernel or
-/// another process brings about in its own time.
+/// How many times longer things take here than on a machine of its own, by the variable
+/// `TOOLCELL_TEST_SLOWNESS`: an emulated processor forks eight times as slowly. What tests wait for at
+/// most is multiplied by it, and nothing else.
+#[must_use]
+pub fn slowness() -> u32 {
+    std::env::var("TOOLCELL_TEST_SLOWNESS").map_or(1, |times| {
+        times.parse().expect("TOOLCELL_TEST_SLOWNESS is a number")
+    })
+}
+
+/// Waits until something holds, and says whether it did within the time, which is [`slowness`] times
+/// longer where things are slow. For what the kernel or another process brings about in its own time.
 pub fn within(at_most: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + at_most;
+    let deadline = Instant::now() + at_most * slowness();
     loop {
         if holds() {
             return true;

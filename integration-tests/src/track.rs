@@ -1,14 +1,18 @@
-//! Every process that a world starts, whatever it does to hide: a cgroup of their own in a hierarchy
-//! that Toolcell does not use, which no process inside a cell can leave.
+//! Every process that a world starts, whatever it does to hide: a cgroup of their own, which no process
+//! inside a cell can leave. On v1 it is in a hierarchy that Toolcell does not use; on v2 Toolcell's own
+//! groups lie below it.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
+
+use crate::cgroup;
 
 /// Hierarchies of cgroup v1 in which Toolcell makes nothing.
 const UNUSED: [&str; 3] = ["freezer", "devices", "blkio"];
@@ -20,6 +24,8 @@ const CLEAN_UP_MAX: Duration = Duration::from_secs(10);
 pub struct Track {
     /// The group; none where there is no such hierarchy, or it is not ours to write.
     group: Option<PathBuf>,
+    /// How many programs got a group below it, on v2.
+    programs: AtomicU32,
     /// PIDs of the supervisors that were started, a line each.
     supervisors: NamedTempFile,
 }
@@ -28,21 +34,37 @@ impl Track {
     pub(crate) fn new() -> Self {
         let supervisors = NamedTempFile::with_prefix("toolcell-test-").expect("/tmp is writable");
         let unique = supervisors.path().file_name().expect("it has a name");
-        let group = UNUSED.into_iter().find_map(|hierarchy| {
-            let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(unique);
-            fs::create_dir(&group).ok().map(|()| group)
-        });
-        Self { group, supervisors }
+        let group = match cgroup::beside_us() {
+            Some(above) => {
+                let group = above.join(unique);
+                cgroup::make(&group).expect("what is beside our leaf is ours");
+                Some(group)
+            }
+            None => UNUSED.into_iter().find_map(|hierarchy| {
+                let group = Path::new("/sys/fs/cgroup").join(hierarchy).join(unique);
+                fs::create_dir(&group).ok().map(|()| group)
+            }),
+        };
+        Self {
+            group,
+            programs: AtomicU32::new(0),
+            supervisors,
+        }
     }
 
-    /// Shell commands by which a process enters.
-    pub(crate) fn enter(&self) -> String {
+    /// Shell commands by which a process enters; on v2 a group that is this user's, if not our own.
+    pub(crate) fn enter(&self, user: Option<u32>) -> String {
         let list = self.supervisors.path().display();
-        let group = self
-            .group
-            .as_ref()
-            .map(|group| format!("echo $$ > {} && ", group.join("cgroup.procs").display()));
-        format!("echo $$ >> {list} && {}", group.unwrap_or_default())
+        let procs = self.group.as_ref().map(|group| {
+            if cgroup::unified() {
+                let number = self.programs.fetch_add(1, Ordering::Relaxed);
+                cgroup::delegate(&group.join(format!("program-{number}")), user)
+            } else {
+                group.join("cgroup.procs")
+            }
+        });
+        let enter = procs.map(|procs| format!("echo $$ > {} && ", procs.display()));
+        format!("echo $$ >> {list} && {}", enter.unwrap_or_default())
     }
 
     /// The supervisors that were started so far, living or dead.
@@ -54,21 +76,16 @@ impl Track {
             .collect()
     }
 
-    /// Living processes of the world, zombies among them, each with its name; nothing if this host
-    /// does not let them be followed.
+    /// Living processes of the world, on v1 zombies among them, each with its name; nothing if this
+    /// host does not let them be followed.
     #[must_use]
     pub fn processes(&self) -> Option<Vec<(i32, String)>> {
-        let procs = fs::read_to_string(self.group.as_ref()?.join("cgroup.procs"));
-        let procs = procs.expect("the group is ours");
-        let named = |pid: &str| {
+        let named = |pid: i32| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            (
-                pid.parse().expect("the kernel wrote a number"),
-                name.trim_end().to_owned(),
-            )
+            (pid, name.trim_end().to_owned())
         };
-        // A process of a PID namespace that is not ours to see is 0.
-        Some(procs.lines().map(named).collect())
+        let pids = cgroup::processes(self.group.as_ref()?);
+        Some(pids.into_iter().map(named).collect())
     }
 }
 
@@ -78,19 +95,16 @@ impl Drop for Track {
             return;
         };
         let gone = crate::within(CLEAN_UP_MAX, || {
-            for pid in living(&group) {
+            for pid in cgroup::processes(&group).into_iter().filter(|pid| *pid > 0) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            fs::remove_dir(&group).is_ok()
+            for group in cgroup::tree(&group) {
+                let _ = fs::remove_dir(group);
+            }
+            !group.exists()
         });
         if !gone {
             let _ = writeln!(std::io::stderr(), "{} cannot be removed", group.display());
         }
     }
-}
-
-fn living(group: &Path) -> Vec<i32> {
-    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    let pids = procs.lines().filter_map(|pid| pid.parse().ok());
-    pids.filter(|pid| *pid > 0).collect()
 }
