@@ -74,7 +74,7 @@ fn completions_are_a_shells_own_language() {
 #[test]
 fn every_line_of_the_units_is_explained() {
     let read = |name: &str| std::fs::read_to_string(repository().join(name)).expect("it is there");
-    let text = read("docs/service.md");
+    let text = read("docs/systemd.md");
     for unit in ["system", "user"] {
         let unit = read(&format!("packaging/systemd/{unit}/toolcell.service"));
         let service = unit.split("[Service]").nth(1).expect("it has one");
