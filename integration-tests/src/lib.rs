@@ -15,6 +15,7 @@ pub mod builtin;
 pub mod cgroup;
 pub mod clients;
 pub mod ground;
+pub mod http;
 pub mod internet;
 pub mod left;
 pub mod programs;

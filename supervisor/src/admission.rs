@@ -111,8 +111,7 @@ impl Admission {
         caller: &Caller,
         cancel: &CancellationToken,
     ) -> Result<Permit, Refusal> {
-        let roles = &profile.access.roles;
-        if !caller.roles.iter().any(|role| roles.contains(role)) {
+        if !caller.may_call(profile) {
             return Err(Refusal::Role);
         }
         if profile.access.approve != Approve::Never {

@@ -1,5 +1,6 @@
 //! Who makes a call, as far as the supervisor can know it.
 
+use profiles::resolve::Resolved;
 use serde::{Deserialize, Serialize};
 
 /// Longest name or version of a client that is recorded, in bytes; clients choose these themselves.
@@ -31,11 +32,44 @@ impl Caller {
     /// nobody else can be calling, so every role is theirs.
     #[must_use]
     pub fn local() -> Self {
+        Self::of_user(nix::unistd::getuid().as_raw())
+    }
+
+    /// A user of this machine's for whom every role is.
+    #[must_use]
+    pub fn of_user(uid: u32) -> Self {
         Self {
-            id: format!("uid:{}", nix::unistd::getuid()),
+            id: format!("uid:{uid}"),
             roles: vec!["admin".to_owned(), "user".to_owned()],
             client: None,
         }
+    }
+
+    /// Who has not been found out: may call nothing.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self {
+            id: "nobody".to_owned(),
+            roles: Vec::new(),
+            client: None,
+        }
+    }
+
+    /// Whoever reaches a loopback address of this machine, where no keys are asked for.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            id: "anonymous".to_owned(),
+            roles: vec!["guest".to_owned(), "user".to_owned()],
+            client: None,
+        }
+    }
+
+    /// Whether a tool is for them. What is not for them they do not see, either.
+    #[must_use]
+    pub fn may_call(&self, tool: &Resolved) -> bool {
+        let roles = &tool.access.roles;
+        self.roles.iter().any(|role| roles.contains(role))
     }
 
     /// The same caller, with what its client says of itself.

@@ -93,24 +93,19 @@ pub fn main() -> ExitCode {
     };
     log();
     match cli.command {
-        Command::Serve(args) => match Notifier::from_environment() {
-            Ok(notifier) => with_cells(cli.tier, Some(&notifier), async |host, cells| {
-                serve::run(&args, host, cells, &notifier).await
-            }),
-            Err(error) => {
-                tell(&format!(
-                    "toolcell: the service manager that waits for it (`NOTIFY_SOCKET`) cannot be \
-                     told: {error}"
-                ));
-                ExitCode::from(run::EXIT_NOT_STARTED)
-            }
-        },
-        Command::Call(args) => with_cells(cli.tier, None, async |host, cells| {
-            call::run(&args, host, cells).await
-        }),
-        Command::Run(args) => with_cells(cli.tier, None, async |host, cells| {
-            run::run(&args, host, cells).await
-        }),
+        Command::Serve(args) => serve(cli.tier, &args),
+        Command::Call(args) => with_cells(
+            cli.tier,
+            For::Command,
+            &Notifier::default(),
+            async |host, cells| call::run(&args, host, cells).await,
+        ),
+        Command::Run(args) => with_cells(
+            cli.tier,
+            For::Command,
+            &Notifier::default(),
+            async |host, cells| run::run(&args, host, cells).await,
+        ),
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
         Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
         Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
@@ -119,6 +114,36 @@ pub fn main() -> ExitCode {
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
+}
+
+/// Makes the sockets that it is to serve on, and the one that its service manager hears it by, while
+/// that is still possible.
+fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
+    let notifier = match Notifier::from_environment() {
+        Ok(notifier) => notifier,
+        Err(error) => {
+            tell(&format!(
+                "toolcell: the service manager that waits for it (`NOTIFY_SOCKET`) cannot be told: \
+                 {error}"
+            ));
+            return ExitCode::from(run::EXIT_NOT_STARTED);
+        }
+    };
+    let sockets = match args.http.sockets(args.stdio) {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let purpose = if sockets.is_empty() {
+        For::Client
+    } else {
+        For::Many
+    };
+    with_cells(tier, purpose, &notifier, async |host, cells| {
+        serve::run(args, sockets, host, cells, &notifier).await
+    })
 }
 
 /// Shows help, or what is wrong with the command line. `run` and `call` exit with the status of
@@ -177,18 +202,35 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
     }
 }
 
+/// What cells are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// One command, which tells what is refused.
+    Command,
+    /// A client on standard input and output. If calls cannot be had, a server announces it before
+    /// the first one is refused.
+    Client,
+    /// Many clients, which connect.
+    Many,
+}
+
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
 /// the launcher (which inherits it), then our own confinement (which the launcher must not inherit),
-/// then threads (which do). If calls cannot be had, a server announces it before the first one is
-/// refused; a service then does not start at all, so that its manager shows why.
+/// then threads (which do). If calls cannot be had, a service does not start at all, so that its manager
+/// shows why.
 fn with_cells(
     tier: TierChoice,
-    server: Option<&Notifier>,
+    purpose: For,
+    notifier: &Notifier,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(tier, |host| {
         let cells = prepare(tier);
-        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref));
+        let listens = purpose == For::Many;
+        if listens {
+            serve::http::raise_descriptors();
+        }
+        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref), listens);
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -206,7 +248,7 @@ fn with_cells(
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
-                    if let Some(notifier) = server {
+                    if purpose != For::Command {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
                         if notifier.is_on() {
                             notifier.status(&reason);
@@ -233,7 +275,7 @@ struct Prepared {
 }
 
 /// Confines this process to what these need. It goes on without any as well, to refuse calls.
-fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
+fn confine(prepared: &[Prepared], listens: bool) -> Result<Confined, String> {
     let cgroups = prepared.iter().filter_map(|ready| ready.cgroups.as_ref());
     let adds_up = prepared.iter().find(|ready| ready.cgroups.is_none());
     let places = Places {
@@ -244,6 +286,7 @@ fn confine(prepared: &[Prepared]) -> Result<Confined, String> {
             .collect(),
         seen: adds_up.map(|ready| ready.launcher.pid()),
         journal: journal::is_here().then(|| journal::SOCKET.into()),
+        listens,
     };
     confinement::confine(&places).map_err(|error| error.to_string())
 }
@@ -316,7 +359,7 @@ fn examine(args: &doctor::Args) -> ExitCode {
         .into_iter()
         .map(|(host, tried, ready)| ((host, tried), ready))
         .unzip();
-    let confined = confine(&prepared);
+    let confined = confine(&prepared, false);
     let is_confined = confined.is_ok();
     facts.push(doctor::confined_fact(confined));
     for ((host, tried), ready) in tries.into_iter().zip(prepared) {
@@ -381,5 +424,9 @@ impl Run for Refusing {
     fn run(&self, start: Start) -> crate::service::Running<'_> {
         let outcome = verdict::refused(&start, self.0.clone());
         Box::pin(std::future::ready(outcome))
+    }
+
+    fn unable(&self) -> Option<&str> {
+        Some(&self.0)
     }
 }

@@ -43,6 +43,8 @@ pub struct Places {
     pub seen: Option<u32>,
     /// The journal's socket, if the log goes there: its messages name it each time.
     pub journal: Option<PathBuf>,
+    /// It has sockets to accept connections from.
+    pub listens: bool,
 }
 
 /// What the kernel has confirmed.
@@ -101,7 +103,12 @@ pub fn confine(places: &Places) -> Result<Confined, ConfinementError> {
     let arch = Arch::native()
         .ok_or("no filter is written for this processor")
         .step("seccomp")?;
-    let filter = own::filter(own::Process::Supervisor, arch).step("seccomp")?;
+    let process = if places.listens {
+        own::Process::Listener
+    } else {
+        own::Process::Supervisor
+    };
+    let filter = own::filter(process, arch).step("seccomp")?;
     // What is refused afterwards must have worked before, or its refusal says nothing.
     open_canary().step("the canary, before")?;
 

@@ -19,6 +19,7 @@ pub mod egress;
 pub mod exceeded;
 pub mod facts;
 pub mod held;
+pub mod http;
 pub mod ids;
 pub mod launch;
 pub mod lines;

@@ -19,7 +19,7 @@ use rmcp::model::{
 use rmcp::service::{NotificationContext, RequestContext, RoleServer, SubscriptionContext};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::caller::Caller;
 use crate::progress;
@@ -44,11 +44,21 @@ const INSTRUCTIONS: &str = "Every tool call runs in a Linux cell of its own, whi
 /// One client's connection.
 pub struct Server {
     service: Arc<Service>,
-    caller: Caller,
+    who: Who,
     /// Cancelled when the connection ends.
     connection: CancellationToken,
     /// Whether this connection is already told of changed tools.
     announces: AtomicBool,
+    /// Ends what still goes on for the connection when nobody serves it any more.
+    _ends: Option<DropGuard>,
+}
+
+/// Who calls over a connection.
+enum Who {
+    /// Always the same.
+    Is(Caller),
+    /// Each request says so itself: HTTP has found it out and put it there.
+    InRequest,
 }
 
 impl Server {
@@ -58,19 +68,37 @@ impl Server {
     pub fn new(service: Arc<Service>, caller: Caller, connection: CancellationToken) -> Self {
         Self {
             service,
-            caller,
+            who: Who::Is(caller),
             connection,
             announces: AtomicBool::new(false),
+            _ends: None,
+        }
+    }
+
+    /// Serves one client over HTTP, whose requests each carry their [`Caller`] among the extensions.
+    #[must_use]
+    pub fn over_http(service: Arc<Service>, connection: CancellationToken) -> Self {
+        Self {
+            service,
+            who: Who::InRequest,
+            announces: AtomicBool::new(false),
+            _ends: Some(connection.clone().drop_guard()),
+            connection,
         }
     }
 
     fn caller(&self, context: &RequestContext<RoleServer>) -> Caller {
+        let caller = match &self.who {
+            Who::Is(caller) => caller.clone(),
+            Who::InRequest => context
+                .extensions
+                .get::<http::request::Parts>()
+                .and_then(|parts| parts.extensions.get::<Caller>().cloned())
+                .unwrap_or_else(Caller::nobody),
+        };
         match context.client_info() {
-            Some(client) => self
-                .caller
-                .clone()
-                .with_client(&client.name, &client.version),
-            None => self.caller.clone(),
+            Some(client) => caller.with_client(&client.name, &client.version),
+            None => caller,
         }
     }
 }
@@ -97,12 +125,16 @@ impl ServerHandler for Server {
     async fn list_tools(
         &self,
         request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        let caller = self.caller(&context);
         let snapshot = self.service.catalog.snapshot();
         let after = cursor(request.as_ref())?;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut names = snapshot.tools.range::<str, _>((from, Bound::Unbounded));
+        let mut names = snapshot
+            .tools
+            .range::<str, _>((from, Bound::Unbounded))
+            .filter(|(_, tool)| caller.may_call(&tool.compiled.resolved));
         let page: Vec<_> = names.by_ref().take(PAGE).collect();
         let last = page.last().map(|(name, _)| name.as_str());
         let next_cursor = names.next().and(last).map(|name| format!("{CURSOR}{name}"));

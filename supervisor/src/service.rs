@@ -114,6 +114,11 @@ pub trait Run: Send + Sync + 'static {
     fn alive(&self) -> Alive<'_> {
         Box::pin(std::future::ready(Ok(())))
     }
+
+    /// Why no call can be run here, if so.
+    fn unable(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// A sign of life that is waited for.

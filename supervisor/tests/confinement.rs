@@ -28,11 +28,23 @@ const SKIPPED: &str = "SKIPPED confinement: ";
 /// The last line of a process that came to its end.
 const DONE: &str = "done";
 
-const TESTS: [(&str, fn()); 2] = [
-    ("a_confined_supervisor_of_roots", || as_user(0)),
+/// Set in one that has sockets to accept connections from.
+const LISTENS: &str = "TOOLCELL_TEST_LISTENS";
+
+const TESTS: [(&str, fn()); 4] = [
+    ("a_confined_supervisor_of_roots", || as_user(0, false)),
     ("a_confined_supervisor_of_an_ordinary_users", || {
-        as_user(USER);
+        as_user(USER, false);
     }),
+    ("a_confined_supervisor_of_roots_that_listens", || {
+        as_user(0, true);
+    }),
+    (
+        "a_confined_supervisor_of_an_ordinary_users_that_listens",
+        || {
+            as_user(USER, true);
+        },
+    ),
 ];
 
 fn main() {
@@ -79,7 +91,7 @@ fn pass_on(line: &str) {
 
 /// Runs this executable again as that user.
 #[allow(clippy::disallowed_methods)] // a test's process
-fn as_user(uid: u32) {
+fn as_user(uid: u32, listens: bool) {
     let root = nix::unistd::geteuid().is_root();
     if uid == 0 && !root {
         return pass_on(&format!(
@@ -101,6 +113,9 @@ fn as_user(uid: u32) {
     } else {
         Command::new(executable)
     };
+    if listens {
+        command.env(LISTENS, "1");
+    }
     let output = command.env(INSIDE, scratch.path()).output();
     let output = output.expect("it starts");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -145,7 +160,11 @@ impl Ground {
         };
         Self {
             _unix: UnixListener::bind(&unix).expect("a listener"),
-            tcp: TcpListener::bind("127.0.0.1:0").expect("a listener"),
+            tcp: {
+                let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+                listener.set_nonblocking(true).expect("it is set");
+                listener
+            },
             child: Command::new("/bin/cat")
                 .stdin(Stdio::piped())
                 .spawn()
@@ -258,6 +277,12 @@ const REFUSED: [Act; 22] = [
             .map(drop)
     }),
 ];
+
+/// What only one that listens goes on to do.
+const ACCEPT: [Act; 1] = [("accept a connection", |ground| match ground.tcp.accept() {
+    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+    accepted => accepted.map(drop),
+})];
 
 /// What only root can do before, too.
 const REFUSED_TO_ROOT: [Act; 4] = [
@@ -376,7 +401,14 @@ fn inside(scratch: &Path) {
     let mut ground = Ground::new(scratch);
     let root = nix::unistd::geteuid().is_root();
     let privileged = REFUSED_TO_ROOT.iter().filter(|_| root);
-    let all = || REFUSED.iter().chain(privileged.clone());
+    let listens = std::env::var_os(LISTENS).is_some();
+    let accept = ACCEPT.iter().filter(|_| !listens);
+    let all = || {
+        REFUSED
+            .iter()
+            .chain(privileged.clone())
+            .chain(accept.clone())
+    };
 
     let lacking: Vec<_> = all()
         .filter_map(|(what, act)| Some((*what, act(&ground).err()?)))
@@ -398,6 +430,7 @@ fn inside(scratch: &Path) {
             .collect(),
         seen: Some(ground.child.id()),
         journal: None,
+        listens,
     };
     let begun = std::time::Instant::now();
     let confined = confine(&places).expect("it can be confined");
@@ -415,7 +448,8 @@ fn inside(scratch: &Path) {
             "{what}: {refused}"
         );
     }
-    for (what, act) in &WORKS {
+    let accept = ACCEPT.iter().filter(|_| listens);
+    for (what, act) in WORKS.iter().chain(accept) {
         act(&ground).unwrap_or_else(|error| panic!("{what}: {error}"));
     }
     let again = confine(&places).expect_err("what confines is out of reach, too");

@@ -68,6 +68,8 @@ describe() {
     pgrep -u toolcell -a
     journalctl --no-pager -q -u "$unit" -n 15 -o cat
 }
+# As a user who has logged in.
+as_dev() { systemd-run --quiet --wait --pipe --collect -p User=dev -p PAMName=login -- "$@" </dev/null; }
 # A drop-in of the administrator's.
 drop_in() {
     mkdir -p "/etc/systemd/system/$unit.d"
@@ -90,26 +92,32 @@ TOML
 busy() { # TIMES: calls that go on, each with a daemon of its own
     call dawdle '{}' "$1" >"/tmp/busy" 2>&1 &
     busy=$!
-    within has_cells "$1"
+    within is_busy "$1"
 }
+# As many tools run, each with its daemon: their cells are complete.
+is_busy() { has_cells "$1" && [ "$(pgrep -u toolcell -x sleep | wc -l)" -eq $(($1 * 2)) ]; }
 
 echo '# install'
 ok 'the package is installed' dpkg -i "$old" >/dev/null
 is 'the service has a user of its own' toolcell "$(id -un toolcell)"
 is 'nothing is enabled' 'disabled disabled' "$(systemctl is-enabled toolcell.service toolcell.socket | xargs)"
 is 'nothing is started' 'inactive inactive' "$(systemctl is-active toolcell.service toolcell.socket | xargs)"
-ok 'there are pages and completions' test -s /usr/share/man/man1/toolcell-serve.1.gz -a \
-    -s /usr/share/bash-completion/completions/toolcell -a -s /usr/share/zsh/vendor-completions/_toolcell
+# The guest installs neither pages nor documentation: they are looked at in the package.
+packed=$(mktemp -d)
+dpkg-deb -x "$old" "$packed"
+ok 'there are pages' test -s "$packed/usr/share/man/man1/toolcell-serve.1.gz"
+ok 'there are completions' test -s /usr/share/bash-completion/completions/toolcell
 # Older versions do not know a line that they can do without; the guest has no `man`.
 complaints=$(systemd-analyze verify toolcell.service toolcell.socket 2>&1 |
     grep -v -e DelegateSubgroup -e 'man toolcell' -e '^$')
 is 'the units are right' '' "$complaints"
-complaints=$(systemd-analyze --user verify /usr/lib/systemd/user/toolcell.service 2>&1 |
+complaints=$(as_dev systemd-analyze --user verify /usr/lib/systemd/user/toolcell.service 2>&1 |
     grep -v -e DelegateSubgroup -e 'man toolcell' -e '^$')
 is 'the units of a user are right' '' "$complaints"
 score=$(systemd-analyze security --no-pager "$unit" | sed -n 's/.*exposure level for .*: \([0-9.]*\) .*/\1/p')
 is 'the score is as documented' "$(sed -n 's/^`systemd-analyze security toolcell` says \([0-9.]*\) .*/\1/p' \
-    /usr/share/doc/toolcell/systemd.md)" "$score"
+    "$packed/usr/share/doc/toolcell/systemd.md")" "$score"
+rm -r "$packed"
 
 echo '# start, by the socket'
 profile dawdle 'setsid sleep 3600 & sleep 3600' '[limits]
@@ -150,7 +158,7 @@ field() { python3 -c 'import json, sys; print(json.loads(sys.argv[1] or "{}").ge
 has_entry() { [ -n "$(entry "$@")" ]; }
 ok 'each call has an entry' within has_entry TOOLCELL_TOOL=calculate TOOLCELL_STATUS=exited
 found=$(entry TOOLCELL_TOOL=calculate TOOLCELL_STATUS=exited)
-is 'with its fields' '0 6 toolcell' "$(for name in TOOLCELL_EXIT_CODE PRIORITY SYSLOG_IDENTIFIER; do
+is 'with its fields' '0 5 toolcell' "$(for name in TOOLCELL_EXIT_CODE PRIORITY SYSLOG_IDENTIFIER; do
     field "$found" $name
 done | xargs)"
 ok 'as the receipt names it' grep -qF "\"$(field "$found" TOOLCELL_CALL)\"" /var/lib/toolcell/audit.jsonl
@@ -251,7 +259,6 @@ systemctl daemon-reload
 systemctl restart "$unit"
 
 echo '# a user'\''s own'
-as_dev() { systemd-run --quiet --wait --pipe --collect -p User=dev -p PAMName=login -- "$@" </dev/null; }
 as_dev sh -c "systemctl --user start toolcell.socket && python3 '$here/client.py' \"\$XDG_RUNTIME_DIR/toolcell.sock\" \
     calculate '{\"expression\":\"6*7\"}' && systemctl --user show -P StatusText toolcell.service && \
     systemctl --user reload toolcell.service && systemctl --user stop toolcell.socket toolcell.service && \

@@ -20,6 +20,8 @@ use crate::syscalls::{self, GroupAction};
 pub enum Process {
     /// The supervisor, with all its threads.
     Supervisor,
+    /// The supervisor where it listens: it accepts connections as well.
+    Listener,
     /// What looks into one cell's processes for it.
     Reader,
     /// What relays for cells.
@@ -45,11 +47,14 @@ struct File {
     allow: BTreeMap<String, String>,
     #[serde(default)]
     deny: BTreeMap<String, String>,
+    /// Allowed as well where the process listens; else denied.
+    #[serde(default)]
+    listening: BTreeMap<String, String>,
 }
 
 fn file(process: Process) -> File {
     let text = match process {
-        Process::Supervisor => include_str!("../../own/supervisor.toml"),
+        Process::Supervisor | Process::Listener => include_str!("../../own/supervisor.toml"),
         Process::Reader => include_str!("../../own/reader.toml"),
         Process::Gateway => include_str!("../../own/gateway.toml"),
     };
@@ -67,17 +72,20 @@ pub(super) fn policy(process: Process, arch: Arch) -> Result<Policy, FilterError
         explain_network: AddressNotify::Off,
     };
     let file = file(process);
-    for name in file.allow.keys().chain(file.deny.keys()) {
+    let names = file.allow.keys().chain(file.deny.keys());
+    for name in names.chain(file.listening.keys()) {
         known(name)?;
     }
+    let listens = process == Process::Listener;
     let decisions = syscalls::all()
         .filter_map(|syscall| {
             let number = syscall.number(arch)?;
             let name = syscall.name.as_str();
             let of_a_group = syscall.group.action == GroupAction::Allow
                 && file.groups.iter().any(|group| group == syscall.group.name);
-            let allowed =
-                !file.deny.contains_key(name) && (of_a_group || file.allow.contains_key(name));
+            let denied =
+                file.deny.contains_key(name) || !listens && file.listening.contains_key(name);
+            let allowed = !denied && (of_a_group || file.allow.contains_key(name));
             let decision = if allowed {
                 checked(process, name, facts)
             } else if syscall.group.action == GroupAction::Unknown {
@@ -114,7 +122,12 @@ fn checked(process: Process, name: &str, facts: FilterFacts) -> Decision {
 mod tests {
     use super::*;
 
-    const PROCESSES: [Process; 3] = [Process::Supervisor, Process::Reader, Process::Gateway];
+    const PROCESSES: [Process; 4] = [
+        Process::Supervisor,
+        Process::Listener,
+        Process::Reader,
+        Process::Gateway,
+    ];
 
     fn decide<const N: usize>(process: Process, name: &str, given: [u64; N]) -> Action {
         let policy = policy(process, Arch::X86_64).unwrap();
@@ -138,14 +151,16 @@ mod tests {
                     "{group}"
                 );
             }
-            for (name, why) in file.allow.iter().chain(&file.deny) {
+            let named = file.allow.iter().chain(&file.deny).chain(&file.listening);
+            for (name, why) in named {
                 assert!(!why.is_empty(), "{name}");
             }
             let in_groups = |name: &str| {
                 let group = syscalls::by_name(name).unwrap().group.name;
                 file.groups.iter().any(|listed| listed == group)
             };
-            assert!(file.deny.keys().all(|name| in_groups(name)), "{process:?}");
+            let mut taken_out = file.deny.keys().chain(file.listening.keys());
+            assert!(taken_out.all(|name| in_groups(name)), "{process:?}");
             assert!(
                 !file.allow.keys().any(|name| in_groups(name)),
                 "{process:?}"
@@ -207,14 +222,23 @@ mod tests {
             decide(Process::Supervisor, "socketpair", [1, 5]),
             Action::Allow
         );
-        assert_eq!(decide(Process::Supervisor, "accept4", []), Action::Allow);
-        for family in [1, 2, 10, 16, 40] {
-            assert_eq!(
-                decide(Process::Supervisor, "socket", [family, 1]),
-                DENIED,
-                "{family}"
-            );
+        for process in [Process::Supervisor, Process::Listener] {
+            for family in [1, 2, 10, 16, 40] {
+                let denied = decide(process, "socket", [family, 1]);
+                assert_eq!(denied, DENIED, "{family}");
+            }
+            for name in ["bind", "listen", "connect", "accept"] {
+                assert_eq!(decide(process, name, []), DENIED, "{process:?}: {name}");
+            }
         }
+    }
+
+    #[test]
+    fn connections_are_accepted_only_where_it_listens() {
+        let arguments: [u64; 0] = [];
+        let decided = |process| decide(process, "accept4", arguments);
+        assert_eq!(decided(Process::Listener), Action::Allow);
+        assert_eq!(decided(Process::Supervisor), DENIED);
     }
 
     #[test]
@@ -250,7 +274,7 @@ mod tests {
                 let policy = policy(process, Arch::X86_64).unwrap();
                 let allowed = policy.decide(number, &[0; 6]) == Action::Allow;
                 let excepted = match process {
-                    Process::Supervisor => syscall.name == "openat2",
+                    Process::Supervisor | Process::Listener => syscall.name == "openat2",
                     Process::Reader => {
                         ["process_vm_readv", "pidfd_getfd"].contains(&syscall.name.as_str())
                     }

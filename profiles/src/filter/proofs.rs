@@ -227,6 +227,7 @@ fn the_programs_of_our_own_processes_decide_as_their_rules() {
     for arch in [Arch::X86_64, Arch::Aarch64] {
         for process in [
             own::Process::Supervisor,
+            own::Process::Listener,
             own::Process::Reader,
             own::Process::Gateway,
         ] {

@@ -21,11 +21,14 @@ use crate::audit::{Audit, Durability};
 use crate::caller::Caller;
 use crate::catalog::{Catalog, Snapshot};
 use crate::dirs;
+use crate::http::bind::Socket;
 use crate::lines::{InFlight, Lines};
 use crate::results::Results;
 use crate::server::Server;
 use crate::service::{Run, Service};
 use crate::systemd::{self, Notifier};
+
+pub mod http;
 
 /// How long calls may go on by themselves when the client has closed its side: a script that pipes
 /// its requests in gets its answers, and clients wait two seconds before they send SIGTERM.
@@ -48,6 +51,9 @@ pub struct Args {
     /// Serve one client on standard input and output (the default)
     #[arg(long)]
     pub stdio: bool,
+    /// Sockets to serve on instead, and how.
+    #[command(flatten)]
+    pub http: http::HttpArgs,
     /// Where profiles come from.
     #[command(flatten)]
     pub sources: SourceArgs,
@@ -108,11 +114,18 @@ pub fn service_of(
     Ok(Arc::new(Service::new(catalog, results, audit, cells)))
 }
 
-/// Serves until the client goes away or a signal says to stop.
+/// Serves on these sockets, or if there are none one client on standard input and output, until the
+/// client goes away or a signal says to stop.
 ///
 /// A read from standard input may still be waiting in a thread of its own when this returns: leave
 /// the runtime with `shutdown_background`.
-pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>, notifier: &Notifier) -> ExitCode {
+pub async fn run(
+    args: &Args,
+    sockets: Vec<Socket>,
+    host: Host,
+    cells: Arc<dyn Run>,
+    notifier: &Notifier,
+) -> ExitCode {
     let service = match service(&args.sources, args.receipts.into(), host, cells) {
         Ok(service) => service,
         Err(status) => return status,
@@ -134,8 +147,13 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>, notifier: &Notifi
     };
     let alive = tokio::spawn(systemd::watch(notifier.clone(), Arc::clone(&service)));
     let closing = tokio::spawn(tell_of_end(notifier.clone(), Arc::clone(&service)));
+    // The sockets listen already: who connects from now on is waited for.
     notifier.ready(&service.status());
-    let end = serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await;
+    let end = if sockets.is_empty() {
+        serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await
+    } else {
+        http::run(&args.http, &service, sockets, stop, notifier).await
+    };
     service.close(Duration::ZERO).await;
     for task in [watching, alive, closing] {
         task.abort();
@@ -240,7 +258,8 @@ impl Stop {
         })
     }
 
-    async fn asked(&mut self) {
+    /// Waits for the next of them.
+    pub async fn asked(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
