@@ -11,7 +11,7 @@ if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
 fi
 # The same inputs to begin with as `cargo test -p toolcell-fuzz-entries` has.
 (cd .. && cargo run --quiet -p toolcell-fuzz-entries --example seeds -- fuzz/corpus)
-for target in profile spec arguments placeholder jsonrpc receipts dns client_hello http1 http2; do
+for target in profile spec arguments placeholder jsonrpc receipts dns client_hello http1 http2 requests; do
     echo "== $target"
     cargo +nightly fuzz run "$target" -- -max_total_time="$seconds" -rss_limit_mb=4096 -timeout=20
 done

@@ -17,6 +17,7 @@ ffmpeg /usr/bin/ffmpeg
 fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 gcc /usr/bin/gcc
 git /usr/bin/git
+golang-go /usr/bin/go
 hey /usr/bin/hey
 iproute2 /bin/ip
 jq /usr/bin/jq

@@ -333,7 +333,7 @@ class Http:
             # Before the body, which may never end.
             sent = {"agent": fields.get("user-agent"), "authorization": fields.get("authorization")}
             tell(event="request", **sent, **seen)
-            seen["body"] = self.body(fields)
+            seen["body"] = 0 if target == "/leaves" else self.body(fields)  # what is left comes next
             seen["fields"] = fields
             path = target.split("://")[-1].partition("/")[2] if "://" in target else target[1:]
             if not self.answer(path.split("/"), seen) or fields.get("connection") == "close":
@@ -390,6 +390,8 @@ class Http:
                 return False
             case "v1":
                 self.chat(seen)
+            case "echo":
+                return tell(event="echoed", text=self.text.decode("latin-1"))
             case "redirect":
                 self.head(302, f"Location: http://{'/'.join(path[1:])}", "Content-Length: 0")
             case _:
@@ -531,7 +533,9 @@ def tls(directory):
 
 
 def plain(port, address="::"):
-    listen(port, lambda client, local: Http(client, port, local).serve(), address)
+    prior = lambda client: client.recv(4, socket.MSG_PEEK) == b"PRI "  # RFC 9113, section 3.3
+    http2 = lambda client: serve_http2(client, {"port": port, "prior": True})
+    listen(port, lambda c, local: http2(c) if prior(c) else Http(c, port, local).serve(), address)
 
 
 def proxy(zone):

@@ -29,7 +29,7 @@ function serve(request, response) {
     agent: request.headers["user-agent"] ?? null,
   };
   fs.writeSync(log, JSON.stringify(seen) + "\n");
-  // HTTP/3 is offered, and never to be had.
+  // HTTP/3 is offered, and to be had of `http3_server.py` only.
   response.setHeader("Alt-Svc", 'h3=":443"; ma=3600');
   const url = new URL(request.url, `http://${host}`);
   if (host === "github.com") {

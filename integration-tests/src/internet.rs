@@ -113,6 +113,8 @@ pub enum Authority {
     Trusted,
     /// By another.
     Stranger,
+    /// By another, whose own time is over.
+    Lapsed,
 }
 
 /// What happened in it, in order.
@@ -235,6 +237,18 @@ impl Internet {
                 openssl(&format!(
                     "req -x509 {key} -days 2 -subj /CN=Stranger -keyout other.key -out other.pem"
                 ));
+                "-CA other.pem -CAkey other.key"
+            }
+            Authority::Lapsed => {
+                let settings = "basicConstraints = critical, CA:TRUE\nkeyUsage = keyCertSign\n";
+                fs::write(directory.join("other.cnf"), settings).expect("it is ours");
+                openssl(&format!(
+                    "req -new {key} -subj /CN=Lapsed -keyout other.key -out other.csr"
+                ));
+                openssl(
+                    "x509 -req -in other.csr -signkey other.key -days -1 -extfile other.cnf \
+                     -out other.pem",
+                );
                 "-CA other.pem -CAkey other.key"
             }
         };

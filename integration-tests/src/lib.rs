@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod clients;
 pub mod ground;
 pub mod http;
+pub mod injected;
 pub mod internet;
 pub mod left;
 pub mod programs;

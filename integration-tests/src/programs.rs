@@ -13,6 +13,9 @@ use serde_json::Value;
 
 use crate::{World, outcome, skip};
 
+/// The compiler of Go, of Debian's `golang-go`.
+const GO: &str = "/usr/bin/go";
+
 /// Tables of a profile for programs that take more than `standard` gives.
 pub const ROOMY: &str = "
 [limits]
@@ -124,6 +127,50 @@ pub(crate) fn virtual_environment(requirements: &Path) -> Result<PathBuf, String
     // It has another name now.
     let _ = aside.keep();
     Ok(ready)
+}
+
+/// A program in Go of `integration-tests/programs`, built without the C library in a cache of this
+/// machine, made once; without a compiler, that is skipped.
+#[must_use]
+pub fn static_go(name: &str) -> Option<PathBuf> {
+    if !installed(&[GO]) {
+        return None;
+    }
+    match build_go(name) {
+        Ok(built) => Some(built),
+        Err(why) => {
+            skip(name, &why);
+            None
+        }
+    }
+}
+
+fn build_go(name: &str) -> Result<PathBuf, String> {
+    let version = told(Command::new(GO).arg("version"))?;
+    let mut hasher = DefaultHasher::new();
+    (script(name), version).hash(&mut hasher);
+    let cache = cache();
+    let built = cache.join(format!("go-{:016x}", hasher.finish()));
+    std::fs::create_dir_all(&cache).map_err(|error| format!("{}: {error}", cache.display()))?;
+    let _lock = lock(&cache)?;
+    if built.exists() {
+        return Ok(built);
+    }
+    let aside = tempfile::tempdir_in(&cache).map_err(|error| error.to_string())?;
+    let output = aside.path().join("program");
+    // The standard library only: nothing is asked of a registry.
+    told(
+        Command::new(GO)
+            .args(["build", "-o"])
+            .args([&output, &programs().join(name)])
+            .current_dir(aside.path())
+            .env("CGO_ENABLED", "0")
+            .env("GOCACHE", aside.path().join("cache"))
+            .env("GOFLAGS", "-mod=mod")
+            .env("GOPROXY", "off"),
+    )?;
+    std::fs::rename(&output, &built).map_err(|error| error.to_string())?;
+    Ok(built)
 }
 
 /// The lock of the cache, for as long as something is put in.

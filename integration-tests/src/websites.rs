@@ -6,13 +6,14 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::internet::{Internet, SITES, network};
 use crate::programs::{ROOMY, installed, script};
-use crate::{Who, World, outcome};
+use crate::{Who, World, outcome, within};
 
 /// Variables by which programs are told of an authority, and `pass_env` passes them on.
 const AUTHORITY_VARIABLES: [&str; 4] = [
@@ -21,6 +22,9 @@ const AUTHORITY_VARIABLES: [&str; 4] = [
     "REQUESTS_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
 ];
+
+/// Longest wait for a server to be there; the machine may be busy.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The names that lead to them, and to the servers of databases.
 const NAMES: [&str; 11] = [
@@ -159,6 +163,59 @@ impl Sites {
         arguments.extend(["--workspace", workspace, "--"]);
         arguments.extend(command);
         outcome(&world.toolcell(&arguments))
+    }
+}
+
+/// A server of HTTP/3 beside the sites. It goes with the value.
+#[derive(Debug)]
+pub struct Http3 {
+    child: Child,
+    log: PathBuf,
+    /// The server's, which it works in.
+    _world: World,
+}
+
+impl Sites {
+    /// Serves a page by HTTP/3, too, by the same port of the same address; `python` is the environment
+    /// with HTTP clients.
+    #[must_use]
+    pub fn http_3(&self, python: &Path) -> Http3 {
+        let log = self.directory.path().join("http3");
+        let [certificate, key] = self.internet.certificate();
+        let world = self.internet.world(Who::Root);
+        let text = script("http3_server.py");
+        let paths = [&certificate, &key].map(|path| path.to_str().expect("its name is plain"));
+        let arguments = ["-I", "-c", &text, SITES, paths[0], paths[1]];
+        let mut command = world.program(&python.join("bin/python3"), &arguments);
+        let told = fs::File::create(&log).expect("it is ours");
+        let child = command.stdout(told).spawn().expect("python starts");
+        let server = Http3 {
+            child,
+            log,
+            _world: world,
+        };
+        let ready = within(PATIENCE, || server.said().starts_with("ready\n"));
+        assert!(ready, "{}", server.said());
+        server
+    }
+}
+
+impl Http3 {
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).expect("it was made")
+    }
+
+    /// How many requests arrived.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.said().matches("request\n").count()
+    }
+}
+
+impl Drop for Http3 {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

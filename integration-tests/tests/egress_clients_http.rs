@@ -1,11 +1,12 @@
 //! Unmodified HTTP clients in cells, against servers that say what arrived: every one reaches what its
 //! profile lists, and what it does not list arrives nowhere.
 
+use std::path::Path;
 use std::process::Command;
 
 use harness::clients::http_python;
 use harness::internet::assert_denied;
-use harness::programs::{host, script};
+use harness::programs::{host, script, static_go};
 use harness::websites::Sites;
 use harness::{World, skip};
 use serde_json::{Value, json};
@@ -127,8 +128,40 @@ fn node_fetches() {
     });
 }
 
-/// Debian's `hey` is a small program in Go; its own resolver is Go's, and so are its threads and its
-/// TLS. (A Go compiler would be 460 MB.)
+#[test]
+fn a_client_of_http_3_falls_back_at_once() {
+    let Some(python) = http_python() else {
+        return;
+    };
+    Sites::everyone(&[], |sites, world| {
+        sites.put("www.example.net/page", PAGE);
+        let server = sites.http_3(&python);
+        let interpreter = format!("{}/bin/python3", python.display());
+        let client = script("http3_client.py");
+        let arguments = ["-I", "-c", &client];
+        // The control: outside, it ends up with HTTP/3.
+        let outside = world
+            .program(Path::new(&interpreter), &arguments)
+            .output()
+            .expect("python starts");
+        let said = String::from_utf8_lossy(&outside.stdout);
+        assert_eq!(said, "20 30 by HTTP/3 True\n", "{outside:?}");
+        assert_eq!(server.requests(), 1, "{:?}", world.who);
+        let tables = format!(
+            "{ALLOW}\n[files]\nread = [\"{}\"]\n[run]\npass_env = [\"SSL_CERT_FILE\", \"REQUESTS_CA_BUNDLE\"]",
+            python.display()
+        );
+        let command = [&[interpreter.as_str()][..], &arguments].concat();
+        let outcome = sites.run(world, &tables, &command);
+        let expected = "20 20 a page True\n";
+        assert_eq!(stdout(&outcome), expected, "{:?} {outcome:#}", world.who);
+        assert_eq!(server.requests(), 1, "{:?}", world.who);
+        let rule = "only TCP leaves a cell";
+        assert_denied(&outcome, "send to www.example.net:443 (udp)", rule, "");
+    });
+}
+
+/// Debian's `hey` has threads and connections at once, and is linked with the C library.
 #[test]
 fn a_go_program_with_gos_own_resolver_loads_a_site() {
     Sites::everyone(&["/usr/bin/hey"], |sites, world| {
@@ -146,6 +179,39 @@ fn a_go_program_with_gos_own_resolver_loads_a_site() {
             "{:?}",
             world.who
         );
+    });
+}
+
+#[test]
+fn a_static_go_program_fetches_a_page() {
+    let Some(program) = static_go("get.go") else {
+        return;
+    };
+    Sites::everyone(&[], |sites, world| {
+        sites.put("www.example.net/page", PAGE);
+        let path = program.display().to_string();
+        let tables = format!("{ALLOW}\n[files]\nexec = [\"{path}\"]");
+        let urls = [
+            "http://www.example.net/page",
+            "https://www.example.net/page",
+            "https://tracker.example.net/page",
+            "https://www.example.net:8443/page",
+        ];
+        let command = [&[path.as_str()][..], &urls].concat();
+        let outcome = sites.run(world, &tables, &command);
+        let said = stdout(&outcome);
+        for expected in [
+            "HTTP/1.1 a page",
+            "HTTP/2.0 a page",
+            "no such host",
+            "connection refused",
+        ] {
+            assert!(said.contains(expected), "{expected} {outcome:#}");
+        }
+        denied_tracker(&outcome);
+        let came = sites.requests();
+        let expected = ["1.1", "2.0"].map(|of| format!("HTTP/{of} GET www.example.net/page"));
+        assert_eq!(came, expected, "{:?}", world.who);
     });
 }
 

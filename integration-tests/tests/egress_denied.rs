@@ -55,7 +55,10 @@ fn address_literals_in_every_notation_reach_nobody() {
             );
         }
         for (_, to) in others {
-            tried.denied(&format!("connect to {to}"), HOST, &allow(to));
+            // No entry can list an address that carries another one.
+            let carries = to.starts_with("[64:") || to.starts_with("[2002:");
+            let line = if carries { String::new() } else { allow(to) };
+            tried.denied(&format!("connect to {to}"), HOST, &line);
         }
         assert_eq!(tried.answer("control"), "HTTP/1.1 200 OK");
         assert_eq!(seen.sent(), [format!("tcp {WWW}:80")], "{:?}", world.who);

@@ -5,60 +5,11 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 
 use harness::builtin::stdout;
+use harness::injected::{INJECTED, REQUESTS, SECRET, assert_exited, everyone, python};
 use harness::internet::{Authority, Internet, gateways, network};
 use harness::search::{descendants, files_with, holds, processes};
 use harness::{World, skip};
 use serde_json::Value;
-
-/// The secret: found nowhere else on the machine.
-const SECRET: &str = "sk-9f2c7Qm4hidden";
-/// A profile with one header for one host, and another host without any.
-const INJECTED: &str = r#"
-[network]
-allow = ["www.example.org:443", "other.example.org:443", "www.example.org:80"]
-[[network.inject]]
-host = "www.example.org:443"
-method = "POST"
-path = "/v1/*"
-header = "Authorization"
-value = "Bearer {secret}"
-secret = "openai"
-why = "a test's"
-"#;
-/// What a program in Python does over TLS with the usual trust.
-const REQUESTS: &str = r#"
-import http.client, json, socket, ssl, sys, urllib.request
-trust = ssl.create_default_context()
-def request(host, method, path, own=None, body=b"{}"):
-    connection = http.client.HTTPSConnection(host, timeout=10, context=trust)
-    fields = {"Authorization": own} if own else {}
-    try:
-        connection.request(method, path, body if method == "POST" else None, fields)
-        return connection.getresponse().status
-    except OSError as error:
-        return type(error).__name__
-def secured(host):
-    return trust.wrap_socket(socket.create_connection((host, 443), 10), server_hostname=host)
-"#;
-
-/// Runs a test for everyone, with the secret.
-fn everyone(test: impl Fn(&Internet, &World)) {
-    Internet::everyone(|internet, world| {
-        world.secret("openai", SECRET, 0o600);
-        test(internet, world);
-    });
-}
-
-fn python(world: &World, tables: &str, script: &str) -> Value {
-    let script = format!("{REQUESTS}{script}");
-    let command = ["/usr/bin/python3", "-I", "-c", &script];
-    world.run(&network(world, tables), &command)
-}
-
-#[track_caller]
-fn assert_exited(outcome: &Value) {
-    assert_eq!(outcome["exit_code"], 0, "{outcome:#}");
-}
 
 #[test]
 fn only_the_listed_request_gets_the_secret_and_the_tools_own_header_is_replaced() {
@@ -290,7 +241,48 @@ fn the_hosts_own_trust_store_decides_who_gets_the_secret() {
         let refused = python(&world, &tables, "print(1)");
         assert_eq!(refused["status"], "refused", "{refused:#}");
         let reason = refused["reason"].as_str().unwrap_or_default();
-        assert!(reason.contains("it holds no certificate"), "{reason}");
+        assert!(
+            reason.contains("it holds no certificate that is valid now"),
+            "{reason}"
+        );
+    });
+}
+
+#[test]
+fn an_authority_whose_time_is_over_is_none() {
+    Internet::everyone(|internet, world| {
+        let name = "stranger.example.org";
+        let mut world = internet.world(world.who);
+        world.secret("openai", SECRET, 0o600);
+        let tables = INJECTED.replace("www.example.org", name);
+        let mut trusting = |by: Authority, beside: &str| {
+            internet.certify(name, by, name, 2);
+            let own = fs::read_to_string(internet.stranger()).expect("it was made");
+            let store = world.write("store.pem", &(own + beside));
+            fs::set_permissions(&store, Permissions::from_mode(0o644)).expect("it is ours");
+            let store = store.display().to_string();
+            world.env.insert("SSL_CERT_FILE".to_owned(), store);
+            let script = format!("print(request('{name}', 'POST', '/v1/x'))");
+            python(&world, &tables, &script)
+        };
+        let usual = fs::read_to_string(internet.authority()).expect("it was made");
+        // The control: the same with an authority that is in its time.
+        let control = trusting(Authority::Stranger, &usual);
+        assert_eq!(stdout(&control).trim(), "200", "{control:#}");
+        assert_eq!(internet.seen().authorized().len(), 1);
+
+        let lapsed = trusting(Authority::Lapsed, &usual);
+        let said = stdout(&lapsed);
+        assert_eq!(said.trim(), "ConnectionResetError", "{lapsed:#}");
+        let told = lapsed["denials"].to_string();
+        assert!(told.contains("UnknownIssuer"), "{lapsed:#}");
+        let alone = trusting(Authority::Lapsed, "");
+        let reason = alone["reason"].as_str().unwrap_or_default();
+        assert!(
+            reason.contains("no certificate that is valid now"),
+            "{alone:#}"
+        );
+        assert!(internet.seen().authorized().is_empty());
     });
 }
 
@@ -305,7 +297,7 @@ def talk(stream, data):
     # OpenSSL's clients take a reset for an end that was not announced.
     try:
         stream.sendall(data)
-        return stream.recv(10) or "ended"
+        return stream.recv(12).decode() or "ended"
     except ConnectionResetError:
         return "ended"
 plain = socket.create_connection(("www.example.org", 443), 10)
@@ -322,7 +314,7 @@ print(request("www.example.org", "POST", "/v1/control"))
 "#,
         );
         assert_exited(&outcome);
-        let told = "ended\nended\nended\nConnectionResetError\n200\n";
+        let told = "ended\nHTTP/1.1 421\nHTTP/1.1 403\nConnectionResetError\n200\n";
         assert_eq!(stdout(&outcome), told, "{outcome:#}");
         assert_eq!(
             internet.seen().authorized(),

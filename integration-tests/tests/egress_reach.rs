@@ -1,7 +1,7 @@
 //! What a profile allows works, with programs as they are: no variable names a proxy, no certificate
 //! is installed, no option is given.
 
-use harness::internet::{Internet, OTHER, WWW};
+use harness::internet::{Internet, OTHER, WWW, allow};
 use serde_json::{Value, json};
 
 /// What was reached, as the outcome tells it: host, connections.
@@ -200,6 +200,11 @@ fn a_service_of_the_machine_is_reached_by_its_name() {
         assert_eq!(tried.answer("service"), "select<6>", "{tried:#?}");
         tried.refused("other");
         tried.refused("address");
+        tried.denied(
+            "connect to db.machine.example:80",
+            "but not this port",
+            &allow("host:db.machine.example:80"),
+        );
         assert_eq!(
             internet.seen().sent(),
             ["tcp 127.0.0.1:7000"],

@@ -85,6 +85,32 @@ for name in ("www", "other"):
 }
 
 #[test]
+fn http_2_with_prior_knowledge_is_relayed_for_its_host_only() {
+    Internet::everyone(|internet, world| {
+        let (tried, seen) = internet.try_in_cell(
+            world,
+            WWW_ONLY,
+            r#"
+prior = "--http2-prior-knowledge", "-w", " %{http_version}", "http://www.example.org/"
+attempt("own", curl, *prior)
+attempt("other", curl, "-H", "Host: other.example.org", *prior)
+"#,
+        );
+        let who = world.who;
+        assert_eq!(tried.answer("own"), "h2 2", "{who:?} {tried:#?}");
+        assert!(tried.answer("other").contains("reset"), "{tried:#?}");
+        let to = "www.example.org:80";
+        tried.denied(
+            &format!("an HTTP request for `other.example.org` over a connection to `{to}`"),
+            "must be the one that was connected to",
+            &allow(&format!("{to}/tcp")),
+        );
+        let came = seen.of("request").filter(|seen| seen["prior"] == true);
+        assert_eq!(came.count(), 1, "{who:?} {seen:#?}");
+    });
+}
+
+#[test]
 fn a_request_for_another_host_is_not_relayed() {
     Internet::everyone(|internet, world| {
         let (tried, seen) = internet.try_in_cell(

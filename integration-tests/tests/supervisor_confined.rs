@@ -93,6 +93,38 @@ fn gateway_of(launcher: u32) -> u32 {
 }
 
 #[test]
+fn no_core_of_what_knows_secrets_is_dumped() {
+    let core = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let line = text.lines().find(|line| line.starts_with("Max core file"));
+        let words = line.expect("it is limited").split_whitespace();
+        words.skip(4).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        let mut server = server_with_egress(&world);
+        assert_reaches(&mut server, 1, who);
+        let supervisor = server.running.pid();
+        // The control: without ours it would be what the launcher, which knows none, has.
+        let launcher = launcher_of(supervisor);
+        assert_eq!(core(launcher), core(std::process::id()), "{who:?}");
+        assert!(["0", "1"].contains(&&core(supervisor)[1][..]), "{who:?}");
+        assert_eq!(core(supervisor)[0], core(supervisor)[1], "{who:?}");
+        // One that may not be dumped belongs to root in `/proc`.
+        let owner = |pid: u32| {
+            use std::os::unix::fs::MetadataExt as _;
+            let found = std::fs::metadata(format!("/proc/{pid}/stat")).expect("it runs");
+            found.uid()
+        };
+        assert_eq!(owner(gateway_of(launcher)), 0, "{who:?}");
+        server.running.close();
+        assert!(server.running.end().status.success(), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
+#[test]
 fn the_gateway_has_no_capability_and_under_root_a_user_of_its_own() {
     for who in everyone() {
         let world = World::new(who);

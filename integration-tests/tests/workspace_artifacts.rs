@@ -45,15 +45,77 @@ open('not-out.txt', 'w').write('no')
         assert_eq!(files[0]["mime_type"], "text/plain");
         assert_eq!(files[1]["bytes"], 1000);
         assert_eq!(files[1]["mime_type"], "image/png");
-        let mut links: Vec<_> = (0..3).map(|n| files[n]["resource"].as_str()).collect();
-        assert!(
-            links
-                .iter()
-                .all(|link| link.is_some_and(|link| link.starts_with("toolcell://")))
-        );
-        links.sort_unstable();
-        links.dedup();
-        assert_eq!(links.len(), 3, "{who:?}: each has a link of its own");
+        // Links would end with the command.
+        assert!((0..3).all(|n| files[n]["resource"] == ""), "{who:?}");
+        assert_nothing_left(&world, &before);
+    }
+}
+
+#[test]
+fn files_in_out_are_written_where_the_user_says_and_replace_nothing() {
+    for who in everyone() {
+        let world = World::new(who);
+        let before = Host::look();
+        world.write("kept/mine.txt", "mine");
+        world.write("elsewhere/secret", "mine");
+        let kept = world.path("kept");
+        std::os::unix::fs::symlink("../elsewhere/new", kept.join("link")).expect("it is ours");
+        std::os::unix::fs::symlink("../elsewhere", kept.join("linked")).expect("it is ours");
+        world.give(&kept);
+        let script = "
+import os
+os.makedirs('out/deep')
+os.makedirs('out/linked')
+os.makedirs('out/.git/hooks')
+for name in ('mine.txt', 'link', 'linked/new', 'deep/a.txt', '.bashrc', '.git/hooks/post-commit', 'a\\nb'):
+    open('out/' + name, 'w').write('theirs')
+os.chmod('out/deep/a.txt', 0o777)
+";
+        let profile = world.profile("");
+        let directory = kept.to_str().expect("its name is plain");
+        let arguments = [
+            "run",
+            "--profile",
+            &profile,
+            "--out",
+            directory,
+            "--json",
+            "--",
+        ];
+        let command = ["/usr/bin/python3", "-I", "-c", script];
+        let output = world.toolcell(&[&arguments[..], &command].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        // The tool succeeded, and not all that it left could be written.
+        assert_eq!(output.status.code(), Some(125), "{who:?} {said}");
+        let outcome = outcome(&output);
+        let (names, _) = artifacts(&outcome);
+        assert_eq!(names.len(), 7, "{who:?} {outcome:#}");
+        for file in outcome["files"].as_array().expect("a list") {
+            let name = file["name"].as_str().expect("it has one");
+            let refused = ["mine.txt", "link", "linked/new"].contains(&name);
+            assert_eq!(file["resource"] == "", refused, "{who:?} {file:#}");
+            assert_eq!(
+                said.contains(&format!("`out/{name}` was not")),
+                refused,
+                "{said}"
+            );
+        }
+        let read = |name: &str| std::fs::read_to_string(kept.join(name)).unwrap_or_default();
+        assert_eq!(read("mine.txt"), "mine", "{who:?}");
+        for name in ["deep/a.txt", "_bashrc", "_git/hooks/post-commit", "a_b"] {
+            assert_eq!(read(name), "theirs", "{who:?} {name}");
+        }
+        let mode = std::fs::metadata(kept.join("deep/a.txt")).expect("it was written");
+        let executable = std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o111;
+        assert_eq!(executable, 0, "{who:?}");
+        let elsewhere = std::fs::read_dir(world.path("elsewhere")).expect("it is there");
+        assert_eq!(elsewhere.count(), 1, "{who:?}");
+        // The control: into a new directory, all of it.
+        let fresh = world.workspace().join("fresh");
+        let arguments = ["run", "--profile", &profile, "--out"];
+        let fresh = [fresh.to_str().expect("its name is plain"), "--"];
+        let output = world.toolcell(&[&arguments[..], &fresh, &command].concat());
+        assert!(output.status.success(), "{who:?} {output:?}");
         assert_nothing_left(&world, &before);
     }
 }

@@ -353,8 +353,9 @@ fn program(resolved: &Resolved, host: &Host, tree: &Tree, problems: &mut Problem
                 .with_hint("install it, or name another path"),
         ),
         Some((_, PathFact::File { executable: false })) => problems.push(
-            at(format!("the program `{shown}` is not executable"))
-                .with_hint(format!("chmod +x {shown}")),
+            at(format!("the program `{shown}` is not executable")).with_hint(format!(
+                "name the program that reads it, or `chmod +x {shown}` if it is one itself"
+            )),
         ),
         Some((canonical, PathFact::File { executable: true })) => {
             if !tree.executes(&canonical) {

@@ -16,8 +16,8 @@ mod relate;
 pub use addresses::{Opened, Special, special, unlistable};
 pub use entry::{Entry, EntryError, PORTS_MAX, Protocol, Target, WEB_PORTS};
 pub use injection::{
-    Injection, InjectionError, RequestPath, Written as WrittenInjection, is_secret_name,
-    overrides_request,
+    Injection, InjectionError, RequestPath, Written as WrittenInjection, is_same_field,
+    is_secret_name, overrides_request,
 };
 pub use name::{LABEL_BYTES_MAX, NAME_BYTES_MAX, Name, NameError};
 pub use nearest::nearest;

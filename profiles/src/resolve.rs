@@ -10,6 +10,7 @@ use crate::diagnostics::Origin;
 use crate::egress::{self, Injection, Opened};
 use crate::filter::SyscallRules;
 pub use crate::placeholders::Piece;
+use crate::schema::Effect;
 pub use crate::schema::{Approve, PathKind};
 
 mod chain;
@@ -145,8 +146,17 @@ pub struct Run {
     pub stdin: Option<Piece>,
     /// Exit statuses that mean success.
     pub success: BTreeSet<u8>,
+    /// What it does to what it reaches, by its author's word.
+    #[serde(skip_serializing_if = "Run::may_change_anything")]
+    pub effect: Effect,
     #[serde(skip)]
     pub(crate) program_origin: Origin,
+}
+
+impl Run {
+    fn may_change_anything(effect: &Effect) -> bool {
+        *effect == Effect::Changes
+    }
 }
 
 /// One word of a command line, or as many as an array argument has items.
@@ -459,18 +469,36 @@ impl Resolved {
         self.run.is_some()
     }
 
-    /// Whether a call can change anything that outlasts it, or reach anything beyond the host.
+    /// Whether a call can change nothing that outlasts it: not in what the cell may write, and not
+    /// beyond it, where it reaches nothing or the author says that the program only asks.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        let writes_host = self.files.write.iter().any(|rule| match rule.place {
+        !self.writes() && (!self.reaches_out() || self.effect() == Effect::Reads)
+    }
+
+    /// Whether a call can take away or replace something, as it may where it writes, and where it
+    /// reaches out unless the author says otherwise.
+    #[must_use]
+    pub fn is_destructive(&self) -> bool {
+        self.writes() || self.reaches_out() && self.effect() == Effect::Changes
+    }
+
+    /// What the profile's own program does to what it reaches.
+    #[must_use]
+    pub fn effect(&self) -> Effect {
+        self.run.as_ref().map(|run| run.effect).unwrap_or_default()
+    }
+
+    /// Whether a call can write to something that outlasts it.
+    fn writes(&self) -> bool {
+        self.files.write.iter().any(|rule| match rule.place {
             Place::Host(_) | Place::Root(_) | Place::Argument(_) => true,
             Place::Work => matches!(
                 self.workspace,
                 Workspace::Named { .. } | Workspace::Host { .. }
             ),
             Place::Tmp | Place::Shm => false,
-        });
-        !writes_host && !self.reaches_out()
+        })
     }
 
     /// Whether a call can talk to anybody beyond its cell: a host, a service of the machine, or who

@@ -12,9 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod editors;
+mod effect;
 mod text;
 
 pub use editors::json_schema;
+pub use effect::Effect;
 pub(crate) use text::HINT_MARK;
 pub use text::{At, Count, FromText, HumanDuration, Rate, Short, Size};
 
@@ -96,6 +98,9 @@ pub struct Run {
     /// Exit statuses that mean success; `[0]` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub success: Option<At<Vec<u8>>>,
+    /// What the program does to what it reaches, for the hints to clients; nothing enforces it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<At<Effect>>,
     /// Working directory in the cell; `/work` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<At<String>>,

@@ -4,6 +4,7 @@
 
 mod debian;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -303,4 +304,45 @@ fn every_cell_begins_with_the_same_skeleton() {
     }
     let lines: Vec<_> = skeleton(&python).iter().map(mount_line).collect();
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn clients_are_told_which_tools_change_nothing_and_which_destroy_nothing() {
+    let library = Library::builtin();
+    let mut told = BTreeMap::new();
+    for name in TOOLS {
+        let resolved = library.resolve(name, &debian::overrides()).unwrap();
+        let kind = match (resolved.is_read_only(), resolved.is_destructive()) {
+            (true, false) => "reads",
+            (false, false) => "adds",
+            (false, true) => "changes",
+            (true, true) => panic!("{name} contradicts itself"),
+        };
+        told.entry(kind).or_insert_with(BTreeSet::new).insert(name);
+    }
+    let expected = [
+        ("adds", ["chat", "translate"].as_slice()),
+        (
+            "changes",
+            &["file_write", "git_clone", "npm_install", "pip_install"],
+        ),
+        (
+            "reads",
+            &[
+                "calculate",
+                "file_read",
+                "get_alerts",
+                "get_forecast",
+                "git",
+                "http_fetch",
+                "node",
+                "python",
+                "search_docs",
+                "shell",
+                "sqlite_query",
+            ],
+        ),
+    ];
+    let expected = expected.map(|(kind, names)| (kind, names.iter().copied().collect()));
+    assert_eq!(told, BTreeMap::from(expected));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
+use crate::commands::out::Out;
 use crate::commands::{
     audit, call, check, completions, doctor, explain, list, man, run, serve, tell,
 };
@@ -94,18 +96,16 @@ pub fn main() -> ExitCode {
     log();
     match cli.command {
         Command::Serve(args) => serve(cli.tier, &args),
-        Command::Call(args) => with_cells(
-            cli.tier,
-            For::Command,
-            &Notifier::default(),
-            async |host, cells| call::run(&args, host, cells).await,
-        ),
-        Command::Run(args) => with_cells(
-            cli.tier,
-            For::Command,
-            &Notifier::default(),
-            async |host, cells| run::run(&args, host, cells).await,
-        ),
+        Command::Call(args) => with_out(args.out.as_deref(), |out| {
+            command_with_cells(cli.tier, out, async |host, cells| {
+                call::run(&args, out, host, cells).await
+            })
+        }),
+        Command::Run(args) => with_out(args.out.as_deref(), |out| {
+            command_with_cells(cli.tier, out, async |host, cells| {
+                run::run(&args, out, host, cells).await
+            })
+        }),
         Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
         Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
         Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
@@ -195,6 +195,17 @@ fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode 
     }
 }
 
+/// Opens the directory for what a tool leaves, if there is to be one.
+fn with_out(path: Option<&Path>, work: impl FnOnce(Option<&Out>) -> ExitCode) -> ExitCode {
+    match path.map(Out::open).transpose() {
+        Ok(out) => work(out.as_ref()),
+        Err(error) => {
+            tell(&format!("toolcell: {error}"));
+            ExitCode::from(run::EXIT_NOT_STARTED)
+        }
+    }
+}
+
 fn host_tier(tier: TierChoice) -> profiles::host::Tier {
     match tier {
         TierChoice::Full => profiles::host::Tier::Full,
@@ -203,15 +214,23 @@ fn host_tier(tier: TierChoice) -> profiles::host::Tier {
 }
 
 /// What cells are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum For {
-    /// One command, which tells what is refused.
-    Command,
+#[derive(Clone, Copy)]
+enum For<'a> {
+    /// One command, which tells what is refused, and where it puts what the tool leaves.
+    Command(Option<&'a Out>),
     /// A client on standard input and output. If calls cannot be had, a server announces it before
     /// the first one is refused.
     Client,
     /// Many clients, which connect.
     Many,
+}
+
+fn command_with_cells(
+    tier: TierChoice,
+    out: Option<&Out>,
+    work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
+) -> ExitCode {
+    with_cells(tier, For::Command(out), &Notifier::default(), work)
 }
 
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
@@ -220,17 +239,25 @@ enum For {
 /// shows why.
 fn with_cells(
     tier: TierChoice,
-    purpose: For,
+    purpose: For<'_>,
     notifier: &Notifier,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(tier, |host| {
         let cells = prepare(tier);
-        let listens = purpose == For::Many;
+        let listens = matches!(purpose, For::Many);
         if listens {
             serve::http::raise_descriptors();
         }
-        let confined = confine(cells.as_ref().map_or(&[], std::slice::from_ref), listens);
+        let out = match purpose {
+            For::Command(out) => out,
+            For::Client | For::Many => None,
+        };
+        let confined = confine(
+            cells.as_ref().map_or(&[], std::slice::from_ref),
+            listens,
+            out,
+        );
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -248,7 +275,9 @@ fn with_cells(
             let cells: Arc<dyn Run> = match cells.and_then(Prepared::into_cells) {
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
-                    if purpose != For::Command {
+                    // Without a state directory the command says so itself, and ends.
+                    let announce = !matches!(purpose, For::Command(_)) && dirs::state().is_ok();
+                    if announce || notifier.is_on() {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
                         if notifier.is_on() {
                             notifier.status(&reason);
@@ -275,11 +304,12 @@ struct Prepared {
 }
 
 /// Confines this process to what these need. It goes on without any as well, to refuse calls.
-fn confine(prepared: &[Prepared], listens: bool) -> Result<Confined, String> {
+fn confine(prepared: &[Prepared], listens: bool, out: Option<&Out>) -> Result<Confined, String> {
     let cgroups = prepared.iter().filter_map(|ready| ready.cgroups.as_ref());
     let adds_up = prepared.iter().find(|ready| ready.cgroups.is_none());
     let places = Places {
         state: dirs::state().ok(),
+        out: out.map(|out| out.path.clone()),
         cgroups: cgroups
             .flat_map(|cgroups| cgroups.parents())
             .map(std::path::Path::to_owned)
@@ -359,7 +389,7 @@ fn examine(args: &doctor::Args) -> ExitCode {
         .into_iter()
         .map(|(host, tried, ready)| ((host, tried), ready))
         .unzip();
-    let confined = confine(&prepared, false);
+    let confined = confine(&prepared, false, None);
     let is_confined = confined.is_ok();
     facts.push(doctor::confined_fact(confined));
     for ((host, tried), ready) in tries.into_iter().zip(prepared) {

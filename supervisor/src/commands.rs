@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod explain;
 pub mod list;
 pub mod man;
+pub mod out;
 pub mod run;
 pub mod serve;
 

@@ -17,6 +17,7 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use profiles::filter::own;
 use profiles::host::Arch;
@@ -31,11 +32,17 @@ const ABI_MAX: u32 = profiles::compile::ABI_MAX;
 /// A file that its owner may always write to, and that no rule names: opening it does nothing.
 const CANARY: &str = "/proc/self/comm";
 
+/// Largest core dump. By 0, the kernel would still hand our memory, secrets included, to the program
+/// that `core_pattern` names; by this it does not, and a file of it holds nothing (`fs/coredump.c`).
+const CORE_BYTES: u64 = 1;
+
 /// Where the supervisor goes on writing.
 #[derive(Debug, Clone, Default)]
 pub struct Places {
     /// Receipts, results, workspaces.
     pub state: Option<PathBuf>,
+    /// A directory of the user's for what a tool left: files are made there, and none is removed.
+    pub out: Option<PathBuf>,
     /// Below these, cells' control groups are made.
     pub cgroups: Vec<PathBuf>,
     /// A process that is like cells' in that it stays outside, whose entries in `/proc` must stay to
@@ -114,6 +121,7 @@ pub fn confine(places: &Places) -> Result<Confined, ConfinementError> {
 
     let root = nix::unistd::geteuid().is_root();
     let keep = if root { ROOT_KEEPS } else { 0 };
+    no_core_dump().step("core dumps")?;
     runner::sys::keep_capabilities(keep).step("capabilities")?;
     nix::sys::prctl::set_no_new_privs().step("no_new_privs")?;
     let landlock_abi = enforce_landlock(places).step("Landlock")?;
@@ -180,8 +188,10 @@ fn enforce_landlock(places: &Places) -> Result<u32, String> {
     let right = BitFlags::from(AccessFs::ResolveUnix) & handled;
     let journal = places.journal.iter().filter(|_| !right.is_empty());
     let journal = journal.map(|path| (path, right));
+    let makes = AccessFs::MakeReg | AccessFs::MakeDir | AccessFs::WriteFile;
+    let out = places.out.iter().map(|path| (path, makes));
     let mut ruleset = ruleset.create().map_err(text)?;
-    for (path, access) in state.chain(groups).chain(journal) {
+    for (path, access) in state.chain(groups).chain(journal).chain(out) {
         let rule = beneath(path, access & handled)?;
         ruleset = ruleset.add_rule(rule).map_err(text)?;
     }
@@ -196,6 +206,12 @@ fn enforce_landlock(places: &Places) -> Result<u32, String> {
 fn beneath(path: &Path, access: BitFlags<AccessFs>) -> Result<PathBeneath<PathFd>, String> {
     let opened = PathFd::new(path).map_err(|error| error.to_string())?;
     Ok(PathBeneath::new(opened, access))
+}
+
+fn no_core_dump() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    let most = hard.min(CORE_BYTES);
+    setrlimit(Resource::RLIMIT_CORE, most, most)
 }
 
 /// Asks the kernel what holds.

@@ -13,6 +13,7 @@ pub mod connection;
 pub mod denied;
 pub mod dial;
 pub mod dns;
+pub mod echoes;
 pub mod gateway;
 pub mod host;
 pub mod names;

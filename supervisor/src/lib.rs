@@ -21,6 +21,7 @@ pub mod facts;
 pub mod held;
 pub mod http;
 pub mod ids;
+pub mod keys;
 pub mod launch;
 pub mod lines;
 pub mod marks;

@@ -21,6 +21,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::keys;
 use crate::scan::Scan;
 
 /// Longest message that is read, in bytes: enough for the largest arguments that a profile may
@@ -124,7 +125,14 @@ where
             return None;
         }
         match serde_json::from_slice::<ClientJsonRpcMessage>(text) {
-            Ok(message) => self.admit(message),
+            Ok(message) => match (&message, keys::repeated(text)) {
+                (JsonRpcMessage::Request(request), Some(key)) => {
+                    let id = request.id.clone();
+                    self.refuse(Some(&id), ErrorCode::INVALID_PARAMS, &given_twice(&key));
+                    None
+                }
+                _ => self.admit(message),
+            },
             Err(error) => {
                 let mut scan = Scan::default();
                 scan.feed(text);
@@ -211,6 +219,10 @@ where
         text.push(b'\n');
         self.answer = Some(Box::pin(write(Arc::clone(&self.write), text)));
     }
+}
+
+fn given_twice(key: &str) -> String {
+    format!("the key `{key}` is given twice in one object; hint: give it once")
 }
 
 /// Requests that were not answered yet.

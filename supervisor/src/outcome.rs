@@ -136,6 +136,17 @@ pub struct Denial {
     pub count: u64,
 }
 
+impl Denial {
+    /// The option that would allow it without a profile, where there is one: whoever uses a built-in
+    /// tool has no profile to change.
+    #[must_use]
+    pub fn option(&self, tool: &str) -> Option<String> {
+        let host = self.allow_with.strip_prefix("network.allow = [\"")?;
+        let host = host.strip_suffix("\"]")?;
+        Some(format!("--allow {tool}={host}"))
+    }
+}
+
 /// The layer that denied.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,

@@ -35,16 +35,25 @@ pub fn text(outcome: &Outcome) -> String {
         let (what, rule) = (&denial.what, &denial.rule);
         line(&mut text, format_args!("[denied] {what}{times}: {rule}"));
         if !denial.allow_with.is_empty() {
-            line(&mut text, format_args!("hint: {}", denial.allow_with));
+            let option = denial.option(&outcome.tool);
+            let option = option.map_or_else(String::new, |option| format!(", or {option}"));
+            line(
+                &mut text,
+                format_args!("hint: {}{option}", denial.allow_with),
+            );
         }
     }
     if !outcome.files.is_empty() {
         separate(&mut text);
         for file in &outcome.files {
             let (name, bytes, resource) = (&file.name, file.bytes, &file.resource);
+            let place = match resource.as_str() {
+                "" => String::new(),
+                resource => format!(": {resource}"),
+            };
             line(
                 &mut text,
-                format_args!("[file] {name} ({bytes} bytes): {resource}"),
+                format_args!("[file] {name} ({bytes} bytes){place}"),
             );
         }
     }
@@ -117,16 +126,22 @@ fn line(text: &mut String, words: std::fmt::Arguments<'_>) {
     text.push('\n');
 }
 
+/// Whether a character does something to a terminal, or turns the direction of text around, which hides
+/// what a name is.
+#[must_use]
+pub fn acts_on_terminals(character: char) -> bool {
+    let turns = matches!(character, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2028}'..='\u{2029}' | '\u{2066}'..='\u{2069}');
+    character.is_control() || turns
+}
+
 /// Text on one line, in which nothing acts on a terminal or forges another line: names of files and
 /// paths that a tool tried are the tool's own choice.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
-        // Those that turn the direction of text around, which hides what a name is.
-        let turns = matches!(character, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2028}'..='\u{2029}' | '\u{2066}'..='\u{2069}');
-        if character.is_control() || turns {
+        if acts_on_terminals(character) {
             line.extend(character.escape_default());
         } else {
             line.push(character);

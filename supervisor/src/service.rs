@@ -290,7 +290,10 @@ impl Service {
         let reservation = match self.audit.reserve().await {
             Ok(reservation) => reservation,
             Err(error) => {
-                tracing::error!(%error, "call refused: its receipt could not be written");
+                // Who is at the terminal reads the reason there.
+                if !asker.terminal {
+                    tracing::error!(%error, "call refused: its receipt could not be written");
+                }
                 let reason = format!("no receipt could be written: {error}");
                 return Answer {
                     outcome: ended(&call, tool.name(), Status::Refused, reason),

@@ -90,7 +90,8 @@ fn definition(profile: &Resolved) -> rmcp::model::Tool {
     tool
 }
 
-/// Hints that follow from what the cell enforces, and not from what an author claims.
+/// Hints that follow from what the cell enforces; an author's word counts for one thing only, which is
+/// what the program does to the hosts that it reaches.
 #[must_use]
 pub fn annotations(profile: &Resolved) -> ToolAnnotations {
     let read_only = profile.is_read_only();
@@ -98,7 +99,7 @@ pub fn annotations(profile: &Resolved) -> ToolAnnotations {
         (!profile.title.is_empty()).then(|| profile.title.clone()),
         Some(read_only),
         // What may write may overwrite, and what may do so twice may do harm twice.
-        Some(!read_only),
+        Some(profile.is_destructive()),
         Some(read_only),
         Some(profile.reaches_out()),
     )

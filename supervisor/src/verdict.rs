@@ -324,13 +324,16 @@ fn exec_denial(start: &Start) -> Denial {
     let program = program(start);
     // Links within the cell are those of the host.
     let canonical = Path::new(&program).canonicalize();
-    let listed = canonical.is_ok_and(|path| start.tool.compiled.may_execute(&path));
-    let (rule, allow_with) = if listed {
-        let rule = "it has no execute permission, or its interpreter is not in `files.exec`";
-        (rule, String::new())
-    } else {
-        let line = format!("files.exec = [{program:?}]");
-        ("no entry of `files.exec` covers it", line)
+    let (rule, allow_with) = match canonical {
+        Ok(path) if !is_executable(&path) => ("nobody may execute it: its mode", String::new()),
+        Ok(path) if start.tool.compiled.may_execute(&path) => (
+            "its mode, or an interpreter that is not in `files.exec`",
+            String::new(),
+        ),
+        _ => (
+            "no entry of `files.exec` covers it",
+            format!("files.exec = [{program:?}]"),
+        ),
     };
     Denial {
         kind: DenialKind::Path,
@@ -339,6 +342,13 @@ fn exec_denial(start: &Start) -> Denial {
         allow_with,
         count: 1,
     }
+}
+
+/// Whether a file has any execute permission, without which no profile makes it a program.
+pub fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata()
+        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 fn signal_name(number: i32) -> String {

@@ -224,7 +224,8 @@ fn hosts_are_given_to_a_tool_and_explained() {
         .find(|tool| tool["name"] == "http_fetch")
         .unwrap();
     assert_eq!(fetch["annotations"]["openWorldHint"], true);
-    assert_eq!(fetch["annotations"]["readOnlyHint"], false);
+    assert_eq!(fetch["annotations"]["readOnlyHint"], true);
+    assert_eq!(fetch["annotations"]["destructiveHint"], false);
 
     let given = [
         "--allow",
@@ -290,4 +291,17 @@ fn audit_of_no_calls_is_whole_and_of_a_changed_log_is_not() {
         "{}",
         stdout(&output)
     );
+}
+
+#[test]
+fn arguments_that_are_given_twice_are_refused_by_name() {
+    let home = home();
+    for arguments in [&[r#"{"text":"a","text":"b"}"#][..], &["text=a", "text=b"]] {
+        let output = toolcell(
+            home.path(),
+            &[&["call", "mine", "--profiles", "profiles"], arguments].concat(),
+        );
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        assert_eq!(stderr(&output), "toolcell: `text` is given twice");
+    }
 }

@@ -132,6 +132,8 @@ fn as_user(uid: u32, listens: bool) {
 struct Ground {
     /// The supervisor's state directory.
     state: PathBuf,
+    /// The directory that files of a tool's are written into (`--out`).
+    out: PathBuf,
     /// A directory of the same user's that is not for the supervisor.
     outside: PathBuf,
     tcp: TcpListener,
@@ -146,10 +148,12 @@ impl Ground {
     #[allow(clippy::disallowed_methods)] // a test's process
     fn new(scratch: &Path) -> Self {
         let (state, outside) = (scratch.join("state"), scratch.join("outside"));
-        for directory in [&state, &outside] {
+        let out = scratch.join("out");
+        for directory in [&state, &outside, &out] {
             fs::create_dir(directory).expect("a directory");
         }
         fs::write(outside.join("file"), "text").expect("a file");
+        fs::write(out.join("file"), "text").expect("a file");
         let unix = outside.join("socket");
         let cgroups = match detect(&Options::default()) {
             Detection::Usable(cgroups) => Some(cgroups),
@@ -170,6 +174,7 @@ impl Ground {
                 .spawn()
                 .expect("cat starts"),
             state,
+            out,
             outside,
             unix,
             cgroups,
@@ -181,7 +186,7 @@ type Tried = std::io::Result<()>;
 type Act = (&'static str, fn(&Ground) -> Tried);
 
 /// What works before and must not after. Each undoes what it did.
-const REFUSED: [Act; 22] = [
+const REFUSED: [Act; 24] = [
     ("start a program", start_program),
     ("write a file outside", |ground| {
         File::options()
@@ -221,6 +226,14 @@ const REFUSED: [Act; 22] = [
     ("link a file in from outside", |ground| {
         fs::hard_link(ground.outside.join("file"), ground.state.join("file"))?;
         fs::remove_file(ground.state.join("file"))
+    }),
+    ("rename where a tool's files go", |ground| {
+        fs::rename(ground.out.join("file"), ground.out.join("other"))?;
+        fs::rename(ground.out.join("other"), ground.out.join("file"))
+    }),
+    ("remove where a tool's files go", |ground| {
+        fs::remove_file(ground.out.join("file"))?;
+        fs::write(ground.out.join("file"), "text")
     }),
     ("make a symbolic link", |ground| {
         std::os::unix::fs::symlink("file", ground.state.join("link"))?;
@@ -321,7 +334,7 @@ const REFUSED_TO_ROOT: [Act; 4] = [
 ];
 
 /// What goes on working.
-const WORKS: [Act; 9] = [
+const WORKS: [Act; 10] = [
     ("read outside", |ground| {
         fs::read(ground.outside.join("file"))?;
         fs::read_dir("/usr/bin").map(drop)
@@ -337,6 +350,10 @@ const WORKS: [Act; 9] = [
         fs::create_dir(&directory)?;
         tempfile::tempfile_in(&directory)?.write_all(b"text")?;
         fs::remove_dir(&directory)
+    }),
+    ("make what is new where a tool's files go", |ground| {
+        fs::create_dir(ground.out.join("new"))?;
+        File::create_new(ground.out.join("new/file"))?.write_all(b"text")
     }),
     ("lock in the state directory", |ground| {
         let file = File::create(ground.state.join("lock"))?;
@@ -422,6 +439,7 @@ fn inside(scratch: &Path) {
 
     let places = Places {
         state: Some(ground.state.clone()),
+        out: Some(ground.out.clone()),
         cgroups: ground
             .cgroups
             .iter()

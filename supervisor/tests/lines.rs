@@ -53,6 +53,19 @@ async fn malformed_json_is_a_parse_error() {
 }
 
 #[tokio::test]
+async fn key_that_is_given_twice_is_refused_by_its_name() {
+    let (id, code, message) = refused(
+        br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"alpha","arguments":{"text":"a","text":"b"}}}"#,
+    )
+    .await;
+    assert_eq!((id, code), (json!(7), -32602));
+    assert!(
+        message.contains("the key `text` is given twice"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn malformed_request_is_refused_by_its_id() {
     let (id, code, message) =
         refused(br#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"x":"\ud800"}}"#).await;

@@ -93,6 +93,31 @@ fn truncation_denials_and_files_are_told_after_the_status() {
 }
 
 #[test]
+fn hosts_are_allowed_by_the_profile_or_by_an_option() {
+    for (allow_with, hint) in [
+        (
+            "network.allow = [\"example.org:8443\"]",
+            "hint: network.allow = [\"example.org:8443\"], or --allow python=example.org:8443\n",
+        ),
+        // The control: no option does this.
+        (
+            "network.allow_no_sni = true",
+            "hint: network.allow_no_sni = true\n",
+        ),
+    ] {
+        let mut outcome = exited(0, "", "");
+        outcome.denials.push(Denial {
+            kind: DenialKind::Network,
+            what: "connect to example.org:8443".to_owned(),
+            rule: "no entry of `network.allow` covers it".to_owned(),
+            allow_with: allow_with.to_owned(),
+            count: 1,
+        });
+        assert!(text(&outcome).ends_with(hint), "{}", text(&outcome));
+    }
+}
+
+#[test]
 fn output_that_is_kept_in_part_is_not_said_to_be_whole() {
     let mut outcome = exited(0, "the head", "");
     outcome.stdout.bytes = 1_000_000;

@@ -106,7 +106,7 @@ thread_local! {
 }
 
 /// Sends it to a server as a client would, then a request: that one is answered, whatever came before,
-/// and everything that the server says is a message.
+/// and so is every other request in it; and everything that the server says is a message.
 pub fn run(data: &[u8]) {
     let said = FIXTURE.with(|fixture| {
         let conversation = converse(Arc::clone(&fixture.service), data);
@@ -114,15 +114,48 @@ pub fn run(data: &[u8]) {
         fixture.runtime.block_on(ended).expect("the server hangs")
     });
     let said = String::from_utf8(said).expect("the server speaks UTF-8");
-    let mut answered = false;
+    let mut answered = Vec::new();
     for line in said.lines() {
         let message: Value = serde_json::from_str(line).expect("every line is JSON");
         assert_eq!(message["jsonrpc"], "2.0", "{line}");
         let is_answer = message.get("result").is_some() != message.get("error").is_some();
         assert!(is_answer != message.get("method").is_some(), "{line}");
-        answered |= is_answer && message["id"] == LAST;
+        if is_answer {
+            answered.push(message["id"].clone());
+        }
     }
-    assert!(answered, "the last request is not answered:\n{said}");
+    for id in requests(data).into_iter().chain([json!(LAST)]) {
+        assert!(answered.contains(&id), "{id} is not answered:\n{said}");
+    }
+}
+
+/// The ids of the requests that want an answer: not those that are cancelled, nor subscriptions, which
+/// last.
+fn requests(data: &[u8]) -> Vec<Value> {
+    let mut ids = Vec::new();
+    let mut cancelled = Vec::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        let Ok(message) = serde_json::from_slice::<Value>(line) else {
+            continue;
+        };
+        // Of which none can be trusted.
+        let doubtful = supervisor::keys::repeated(line).is_some();
+        if message["jsonrpc"] != "2.0" || doubtful {
+            continue;
+        }
+        match message["method"].as_str() {
+            Some("notifications/cancelled") => {
+                cancelled.push(message["params"]["requestId"].clone());
+            }
+            None | Some("subscriptions/listen") => {}
+            Some(_) if message["id"].is_string() || message["id"].is_i64() => {
+                ids.push(message["id"].clone());
+            }
+            Some(_) => {}
+        }
+    }
+    ids.retain(|id| !cancelled.contains(id));
+    ids
 }
 
 async fn converse(service: Arc<Service>, data: &[u8]) -> Vec<u8> {

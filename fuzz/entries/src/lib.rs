@@ -16,6 +16,7 @@ pub mod jsonrpc;
 pub mod placeholder;
 pub mod profile;
 pub mod receipts;
+pub mod requests;
 pub mod spec;
 
 use std::collections::BTreeMap;
@@ -36,7 +37,7 @@ pub struct Target {
 }
 
 /// Everything that is fuzzed.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "profile",
         run: profile::run,
@@ -86,6 +87,11 @@ pub const TARGETS: [Target; 10] = [
         name: "http2",
         run: http2::run,
         seeds: http2::seeds,
+    },
+    Target {
+        name: "requests",
+        run: requests::run,
+        seeds: requests::seeds,
     },
 ];
 

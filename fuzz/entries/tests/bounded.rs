@@ -222,3 +222,8 @@ fn http1_holds_for_a_bounded_run() {
 fn http2_holds_for_a_bounded_run() {
     bounded(TARGETS[9]);
 }
+
+#[test]
+fn requests_hold_for_a_bounded_run() {
+    bounded(TARGETS[10]);
+}

@@ -49,6 +49,8 @@ within() {
 says() { grep -qF -- "$1" <<<"$2"; }
 show() { systemctl show -P "$1" "$unit"; }
 call() { timeout $PATIENCE python3 "$here/client.py" "$socket" "$@"; }
+# More than once, if the machine has so much else to do that the tool uses up its processor time.
+answers() { [ "$(call calculate '{"expression":"6*7"}')" = 'exited: 42' ]; }
 cells() { find "$group" -mindepth 1 -maxdepth 1 -type d -name 'toolcell.*' 2>/dev/null | wc -l; }
 has_cells() { [ "$(cells)" -eq "$1" ]; }
 is_active() { [ "$(show ActiveState)" = active ]; }
@@ -90,7 +92,7 @@ TOML
 }
 
 busy() { # TIMES: calls that go on, each with a daemon of its own
-    call dawdle '{}' "$1" >"/tmp/busy" 2>&1 &
+    python3 "$here/client.py" "$socket" dawdle '{}' "$1" >/tmp/busy 2>&1 &
     busy=$!
     within is_busy "$1"
 }
@@ -132,7 +134,7 @@ namespaces=$(namespaces)
 mounts=$(mounts)
 ok 'the socket starts' systemctl start toolcell.socket
 is 'the service waits for its first client' inactive "$(systemctl is-active $unit)"
-is 'a call over the socket is answered' 'exited: 42' "$(call calculate '{"expression":"6*7"}')"
+ok 'a call over the socket is answered' within answers
 ok 'the service is active' is_active
 main=$(show MainPID)
 is 'it runs as its user' toolcell "$(stat -c %U "/proc/$main")"
@@ -145,7 +147,7 @@ is 'others cannot connect' '660 root:toolcell' "$(stat -c '%a %U:%G' $socket)"
 
 echo '# limits'
 ok 'a call runs in a group of its own' busy 1
-cell=$(find "$group" -maxdepth 1 -name 'toolcell.*' | head -n 1)
+cell=$(find "$group" -mindepth 1 -maxdepth 1 -name 'toolcell.*' | head -n 1)
 is 'its memory is limited' $((64 << 20)) "$(cat "$cell/memory.max")"
 is 'its processor time is' 0.5 "$(awk '{ print $1 / $2 }' "$cell/cpu.max")"
 ok 'its processes are' test "$(cat "$cell/pids.max")" -lt 40
@@ -183,7 +185,7 @@ ExecStart=/usr/bin/toolcell serve --drain 1s'
 ok 'a restart succeeds' systemctl restart "$unit"
 wait "$busy"
 is 'the call under way is cancelled' 'cancelled:' "$(tr -d ' ' </tmp/busy)"
-is 'the next call is answered' 'exited: 42' "$(call calculate '{"expression":"6*7"}')"
+ok 'the next call is answered' within answers
 ok 'many calls run' busy 8
 systemctl stop toolcell.socket "$unit"
 wait "$busy"
@@ -198,7 +200,7 @@ systemctl start toolcell.socket "$unit"
 for victim in supervisor launcher; do
     ok "many calls run, before the $victim is killed" busy 8
     main=$(show MainPID)
-    before=$(find "$group" -maxdepth 1 -name 'toolcell.*' | sort)
+    before=$(find "$group" -mindepth 1 -maxdepth 1 -name 'toolcell.*' | sort)
     if [ $victim = supervisor ]; then
         kill -KILL "$main"
         ok 'another takes over' within is_another "$main"
@@ -206,7 +208,7 @@ for victim in supervisor launcher; do
         kill -KILL "$(pgrep -P "$main" | head -n 1)"
     fi
     wait "$busy"
-    is "it serves, after the $victim was killed" 'exited: 42' "$(call calculate '{"expression":"6*7"}')"
+    ok "it serves, after the $victim was killed" within answers
     gone() { for cell in $before; do [ ! -d "$cell" ] || return 1; done; }
     ok "and the cells of before are gone" within gone
     ok 'and their processes' within eval '! pgrep -u toolcell -x sleep >/dev/null'
@@ -226,7 +228,7 @@ for victim in supervisor launcher; do
     ok "the watchdog ends a $victim that hangs, and another takes over" within is_another "$main"
     wait "$busy"
     ok 'it was the watchdog' eval "journalctl --no-pager -q -u $unit | grep -q 'Watchdog timeout'"
-    is "and it serves" 'exited: 42' "$(call calculate '{"expression":"6*7"}')"
+    ok "and it serves" within answers
     journalctl --rotate -q && journalctl --vacuum-time=1s -q
 done
 systemctl stop toolcell.socket "$unit"
@@ -242,7 +244,7 @@ ok 'and says why' eval "journalctl --no-pager -q -u $unit | grep -q 'calls will 
 systemctl stop toolcell.socket "$unit"
 rm "/etc/systemd/system/$unit.d/state.conf"
 systemctl daemon-reload
-systemctl reset-failed "$unit"
+systemctl reset-failed "$unit" 2>/dev/null
 
 echo '# secrets'
 systemctl start toolcell.socket
@@ -260,7 +262,7 @@ systemctl restart "$unit"
 
 echo '# a user'\''s own'
 as_dev sh -c "systemctl --user start toolcell.socket && python3 '$here/client.py' \"\$XDG_RUNTIME_DIR/toolcell.sock\" \
-    calculate '{\"expression\":\"6*7\"}' && systemctl --user show -P StatusText toolcell.service && \
+    calculate '{\"expression\":\"6*7\"}' 3 && systemctl --user show -P StatusText toolcell.service && \
     systemctl --user reload toolcell.service && systemctl --user stop toolcell.socket toolcell.service && \
     systemctl --user show -P Result toolcell.service" >/tmp/dev 2>&1
 ok 'it serves a call' grep -qx 'exited: 42' /tmp/dev
@@ -274,7 +276,7 @@ echo '# mine' >>/etc/toolcell/profiles/README
 receipts=$(wc -l </var/lib/toolcell/audit.jsonl)
 ok 'the new package is installed' eval "DEBIAN_FRONTEND=noninteractive dpkg -i --force-confold '$new' >/dev/null"
 ok 'the service is started anew' within is_another "$main"
-is 'and serves' 'exited: 42' "$(call calculate '{"expression":"6*7"}')"
+ok 'and serves' within answers
 ok 'receipts are kept' test "$(wc -l </var/lib/toolcell/audit.jsonl)" -gt "$receipts"
 ok 'and whole' runuser -u toolcell -- env STATE_DIRECTORY=/var/lib/toolcell toolcell audit verify
 ok 'what the administrator changed is kept' grep -qx '# mine' /etc/toolcell/profiles/README

@@ -35,15 +35,39 @@ const NOT_TO_BE_ADDED: [&str; 15] = [
     "x-forwarded-for",
     "x-forwarded-host",
 ];
-/// Fields by which some servers take a request for another than its first line says (methods: Rails,
-/// Symfony, WebDAV; paths: IIS, Symfony). A request with one of them gets no secret.
-const OVERRIDES: [&str; 6] = [
+/// Fields by which some servers, or what passes requests on to them, take a request for another than
+/// its first line and Host say (methods: Rails, Symfony, WebDAV; paths: IIS, Symfony, Envoy, Traefik;
+/// hosts: whatever stands behind a proxy). A request with one of them gets no secret.
+const OVERRIDES: [&str; 20] = [
+    "forwarded",
+    "x-envoy-original-host",
+    "x-envoy-original-path",
+    "x-forwarded-host",
+    "x-forwarded-method",
+    "x-forwarded-path",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-forwarded-uri",
+    "x-host",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-original-host",
+    "x-original-method",
     "x-original-uri",
     "x-original-url",
+    "x-real-url",
     "x-rewrite-url",
+];
+/// The same as parameters in a query (Symfony, Laravel; Google's and WCF's services).
+const OVERRIDING_PARAMETERS: [&str; 6] = [
+    "$httpmethod",
+    "$method",
+    "_method",
+    "http_method",
+    "x-http-method-override",
+    "x-method-override",
 ];
 
 /// A header that is added to the requests for one host, method and path.
@@ -135,22 +159,57 @@ impl Injection {
     /// it does not.
     #[must_use]
     pub fn adds_to(&self, method: &str, target: &str) -> bool {
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
-        self.method == method && self.path.covers(path)
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        self.method == method && self.path.covers(path) && !overrides_method(query)
     }
 
     /// Whether a field of a request is the header, also in the spelling that some servers take for
     /// the same.
     #[must_use]
     pub fn replaces(&self, field: &str) -> bool {
-        plain(field) == plain(&self.header)
+        is_same_field(field, &self.header)
     }
+}
+
+/// Whether two names are one field's, at least for servers that take whatever is neither letter nor
+/// digit for the same.
+#[must_use]
+pub fn is_same_field(one: &str, other: &str) -> bool {
+    plain(one) == plain(other)
 }
 
 /// Whether a field can make a server take a request for another than its first line says.
 #[must_use]
 pub fn overrides_request(field: &str) -> bool {
     OVERRIDES.contains(&plain(field).as_str())
+}
+
+/// Whether a query has a parameter by which some servers take a request for one of another method.
+fn overrides_method(query: &str) -> bool {
+    query.split(['&', ';']).any(|parameter| {
+        let end = parameter.find(['=', '[']).unwrap_or(parameter.len());
+        let name = decoded(&parameter[..end]).to_ascii_lowercase();
+        OVERRIDING_PARAMETERS.contains(&name.trim_start())
+    })
+}
+
+/// Text without its percent-encoding, as far as it is ASCII.
+fn decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut decoded = parts.next().unwrap_or_default().replace('+', " ");
+    for part in parts {
+        let byte = part
+            .get(..2)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(u8::is_ascii) {
+            Some(byte) => {
+                decoded.push(char::from(byte));
+                decoded.push_str(&part[2..]);
+            }
+            None => decoded.push_str(part),
+        }
+    }
+    decoded
 }
 
 /// Whether this can name a secret.
@@ -205,9 +264,17 @@ fn is_plain(path: &str) -> bool {
     })
 }
 
-/// A field's name as servers that pass it on in an environment read it.
+/// A field's name as servers that pass it on in an environment read it: for them, whatever is neither
+/// letter nor digit is the same.
 fn plain(field: &str) -> String {
-    field.to_ascii_lowercase().replace('_', "-")
+    let same = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    field.chars().map(same).collect()
 }
 
 fn error(key: &'static str, wrong: impl Into<String>, expected: &'static str) -> InjectionError {
@@ -358,9 +425,46 @@ mod tests {
     fn spellings_that_servers_take_for_the_header_are_replaced() {
         let header = "X-Api-Key";
         let one = Injection::read(Written { header, ..GOOD }).expect("it is one");
-        assert!(one.replaces("x-api-key") && one.replaces("X_Api-KEY"));
-        assert!(!one.replaces("x-api-keys"));
+        for spelling in ["x-api-key", "X_Api-KEY", "x.api!key"] {
+            assert!(one.replaces(spelling), "{spelling}");
+        }
+        assert!(!one.replaces("x-api-keys") && !one.replaces("xapikey"));
         assert!(overrides_request("X-HTTP-Method_Override") && !overrides_request("X-Method"));
+    }
+
+    #[test]
+    fn a_query_that_names_another_method_gets_nothing() {
+        let exact = Injection::read(GOOD).expect("it is one");
+        for query in [
+            "",
+            "a=_method",
+            "method=x",
+            "a&b=c;d",
+            "_methods=x",
+            "a=%5fmethod",
+            "%",
+            "%zz",
+        ] {
+            assert!(
+                exact.adds_to("POST", &format!("/v1/chat?{query}")),
+                "{query}"
+            );
+        }
+        for query in [
+            "_method=DELETE",
+            "a&_METHOD",
+            "a;_method=x",
+            "%5Fmethod=x",
+            "_method[]=x",
+            "+_method=x",
+            "%24httpMethod=x",
+            "X-HTTP-Method-Override=PUT",
+        ] {
+            assert!(
+                !exact.adds_to("POST", &format!("/v1/chat?{query}")),
+                "{query}"
+            );
+        }
     }
 
     #[test]

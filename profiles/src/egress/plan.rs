@@ -307,6 +307,13 @@ impl Plan {
             .map(|(name, _)| name)
     }
 
+    /// Whether a name is listed for a service of the machine's own.
+    #[must_use]
+    pub fn is_of_the_machine(&self, name: &Name) -> bool {
+        let is = |target: &Target| matches!(target, Target::Machine(own) if own == name);
+        self.allow.iter().any(|rule| is(&rule.entry.target))
+    }
+
     fn decide(&self, port: u16, covers: impl Fn(&&Rule) -> bool) -> Result<Admission, Refusal> {
         let denied = self.deny.iter().filter(&covers);
         if let Some(rule) = { denied }.find(|rule| rule.entry.covers_port(port)) {

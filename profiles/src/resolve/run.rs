@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnostics::{Diagnostic, Kind, Origin, Problems, did_you_mean, listed};
 use crate::paths;
 use crate::placeholders::Piece;
-use crate::schema::ArgvWord;
+use crate::schema::{ArgvWord, Effect};
 
 use super::chain::{Chain, RuleKey};
 use super::check::{Roots, unknown_root};
@@ -139,8 +139,22 @@ pub(super) fn command(
         arguments: words.map(|(word, _)| word).collect(),
         stdin,
         success: success.map_or([0].into(), |(success, _)| success.iter().copied().collect()),
+        effect: effect(chain),
         program_origin: first_origin,
     })
+}
+
+/// The effect that is said of the command: where the command is, or later. What a base says is about
+/// its own, and not about another that takes its place.
+fn effect(chain: &Chain<'_>) -> Effect {
+    let mut effect = Effect::default();
+    for run in chain.links().filter_map(|link| link.profile.run.as_ref()) {
+        if run.argv.is_some() {
+            effect = Effect::default();
+        }
+        effect = run.effect.as_deref().copied().unwrap_or(effect);
+    }
+    effect
 }
 
 fn word(entry: &ArgvWord, scope: &Scope<'_>, origin: &Origin) -> Result<Word, Diagnostic> {

@@ -178,6 +178,29 @@ fn in_json_entries_are_as_people_write_them() {
 }
 
 #[test]
+fn what_only_asks_is_read_only_while_it_writes_nothing() {
+    let hosts = "network.allow = [\"a.org\"]";
+    for (text, read_only, destructive) in [
+        (hosts.to_owned(), false, true),
+        (format!("{hosts}\nrun.effect = \"changes\""), false, true),
+        (format!("{hosts}\nrun.effect = \"adds\""), false, false),
+        (format!("{hosts}\nrun.effect = \"reads\""), true, false),
+        (
+            format!(
+                "{hosts}\nrun.effect = \"reads\"\nfiles.write = [\"/work\"]\n\
+                 files.workspace = {{ kind = \"named\", name = \"kept\" }}"
+            ),
+            false,
+            true,
+        ),
+    ] {
+        let resolved = compiled(&text).resolved;
+        let found = (resolved.is_read_only(), resolved.is_destructive());
+        assert_eq!(found, (read_only, destructive), "{text}");
+    }
+}
+
+#[test]
 fn what_reaches_out_is_not_read_only() {
     for (text, out) in [
         ("", false),

@@ -1,5 +1,6 @@
 //! `toolcell call`: one call by the same path as MCP.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::{SourceArgs, answer, answer_json, interrupted, serve, tell, with_kept_output};
 use crate::audit::Durability;
 use crate::caller::Caller;
-use crate::commands::run::{EXIT_NOT_STARTED, exit_code};
+use crate::commands::out::Out;
+use crate::commands::run::{EXIT_NOT_STARTED, with_files};
+use crate::keys;
 use crate::render;
 use crate::service::{Asker, Request, Run, Service};
 
@@ -28,13 +31,16 @@ pub struct Args {
     /// Where profiles come from.
     #[command(flatten)]
     pub sources: SourceArgs,
+    /// Write the files that the tool leaves in `out/` into this directory; what is there stays
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Answer with the whole outcome in JSON
     #[arg(long)]
     pub json: bool,
 }
 
 /// Makes the call and exits as `toolcell run` would.
-pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+pub async fn run(args: &Args, out: Option<&Out>, host: Host, cells: Arc<dyn Run>) -> ExitCode {
     let service = serve::service(&args.sources, Durability::Kernel, host, cells);
     let Ok(service) = service else {
         return ExitCode::from(EXIT_NOT_STARTED);
@@ -77,20 +83,27 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
     };
     let mut outcome = outcome;
     with_kept_output(&service.results, &caller.id, &mut outcome);
+    let status = with_files(out, &service.results, &caller.id, &mut outcome);
     if args.json {
-        return answer_json(&outcome, exit_code(&outcome));
+        return answer_json(&outcome, status);
     }
     answer(
         &(render::text(&outcome).trim_end().to_owned() + "\n"),
-        exit_code(&outcome),
+        status,
     )
 }
 
 /// The arguments as one JSON object.
 fn arguments(service: &Service, args: &Args) -> Result<Value, String> {
     match args.arguments.as_slice() {
-        [only] if only.trim_start().starts_with('{') => serde_json::from_str(only)
-            .map_err(|error| format!("the arguments are not JSON: {error}")),
+        [only] if only.trim_start().starts_with('{') => {
+            let object = serde_json::from_str(only)
+                .map_err(|error| format!("the arguments are not JSON: {error}"))?;
+            match keys::repeated(only.as_bytes()) {
+                Some(key) => Err(format!("`{key}` is given twice")),
+                None => Ok(object),
+            }
+        }
         pairs => {
             let tool = service.catalog.tool(&args.tool);
             let schema = tool.as_ref().map(|tool| &tool.compiled.resolved.input);

@@ -10,6 +10,7 @@ use profiles::host::Host;
 use profiles::library::Library;
 use profiles::placeholders::Piece;
 use profiles::resolve::{Limits, Resolved, Workspace};
+use profiles::schema::Effect;
 use serde_json::{Value, json};
 
 use super::{Page, SourceArgs, answer, answer_json, show};
@@ -280,10 +281,18 @@ fn hints(resolved: &Resolved) -> Vec<String> {
         ("idempotentHint", hints.idempotent_hint),
         ("openWorldHint", hints.open_world_hint),
     ];
-    pairs
+    let hints = pairs
         .into_iter()
-        .filter_map(|(name, hint)| Some(format!("{name}: {}", hint?)))
-        .collect()
+        .filter_map(|(name, hint)| Some(format!("{name}: {}", hint?)));
+    let effect = match resolved.effect() {
+        Effect::Reads => Some("it only asks"),
+        Effect::Adds => Some("it takes nothing away"),
+        Effect::Changes => None,
+    };
+    let effect = effect
+        .filter(|_| resolved.reaches_out())
+        .map(|what| format!("of what it reaches, by `run.effect`, which nothing enforces: {what}"));
+    hints.chain(effect).collect()
 }
 
 /// A size in the largest unit that has no fraction.

@@ -12,11 +12,14 @@ use super::{SourceArgs, answer_json, explain, show, tell, with_kept_output};
 use crate::audit::Durability;
 use crate::caller::Caller;
 use crate::catalog::{self, Catalog};
+use crate::commands::out::Out;
 use crate::commands::{interrupted, serve};
 use crate::outcome::{Denial, DenialKind, Outcome, REMOVE, Status};
 use crate::render;
+use crate::results::Results;
 use crate::service::{Asker, Run};
 use crate::tool::Tool;
+use crate::verdict;
 
 /// Exit status for a deadline, as of timeout(1).
 pub const EXIT_DEADLINE: u8 = 124;
@@ -37,6 +40,9 @@ pub struct Args {
     /// Use this directory of the host as the workspace at `/work`
     #[arg(long, value_name = "DIR")]
     pub workspace: Option<PathBuf>,
+    /// Write the files that the command leaves in `/work/out` into this directory; what is there stays
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Answer with the whole outcome in JSON, and let nothing through to the terminal
     #[arg(long)]
     pub json: bool,
@@ -46,7 +52,7 @@ pub struct Args {
 }
 
 /// Runs the command and exits as it did.
-pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
+pub async fn run(args: &Args, out: Option<&Out>, host: Host, cells: Arc<dyn Run>) -> ExitCode {
     let tool = match tool(args, &host) {
         Ok(tool) => Arc::new(tool),
         Err(status) => return status,
@@ -72,12 +78,40 @@ pub async fn run(args: &Args, host: Host, cells: Arc<dyn Run>) -> ExitCode {
     };
     let call = service.command(tool, command, asker);
     let mut answer = interrupted(call, &cancel).await;
+    let outcome = &mut answer.outcome;
     if args.json {
-        with_kept_output(&service.results, &caller.id, &mut answer.outcome);
-        return answer_json(&answer.outcome, exit_code(&answer.outcome));
+        with_kept_output(&service.results, &caller.id, outcome);
+        let status = with_files(out, &service.results, &caller.id, outcome);
+        return answer_json(outcome, status);
     }
-    explain_on_stderr(&answer.outcome);
-    exit_code(&answer.outcome)
+    explain_on_stderr(outcome);
+    with_files(out, &service.results, &caller.id, outcome)
+}
+
+/// Writes the files that a tool left, or says how they are to be had: their links end with this process.
+/// The status is the call's, unless it succeeded and a file could not be written.
+pub fn with_files(
+    out: Option<&Out>,
+    results: &Results,
+    caller: &str,
+    outcome: &mut Outcome,
+) -> ExitCode {
+    match out {
+        Some(out) if !out.write(results, caller, outcome) && outcome.succeeded => {
+            return ExitCode::from(EXIT_NOT_STARTED);
+        }
+        None if !outcome.files.is_empty() => {
+            let files = outcome.files.len();
+            tell(&format!(
+                "toolcell: files that it left in `out/`: {files}; hint: `--out DIR` writes them there"
+            ));
+            for file in &mut outcome.files {
+                file.resource.clear();
+            }
+        }
+        _ => {}
+    }
+    exit_code(outcome)
 }
 
 fn tool(args: &Args, host: &Host) -> Result<Tool, ExitCode> {
@@ -170,7 +204,7 @@ fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> 
     let found = candidates.iter().find(|path| {
         path.canonicalize()
             .is_ok_and(|path| tool.compiled.may_execute(&path))
-            && is_executable(path)
+            && verdict::is_executable(path)
     });
     let found = found.and_then(|path| path.to_str()).ok_or_else(|| {
         let places: Vec<_> = candidates
@@ -187,12 +221,6 @@ fn find_program(tool: &Tool, command: &[String]) -> Result<Vec<String>, String> 
     })?;
     let program = std::iter::once(found.to_owned());
     Ok(program.chain(arguments.iter().cloned()).collect())
-}
-
-fn is_executable(path: &std::path::Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// The exit status that says how a call ended.
@@ -239,11 +267,11 @@ fn explain_on_stderr(outcome: &Outcome) {
         if told(&denial.allow_with) {
             continue;
         }
-        tell(&format!("toolcell: {}", line(denial)));
+        tell(&format!("toolcell: {}", line(denial, &outcome.tool)));
     }
 }
 
-fn line(denial: &Denial) -> String {
+fn line(denial: &Denial, tool: &str) -> String {
     let Denial {
         kind,
         what,
@@ -259,7 +287,9 @@ fn line(denial: &Denial) -> String {
     let mend = if allow_with.starts_with(REMOVE) {
         format!("; hint: {allow_with}")
     } else if !allow_with.is_empty() {
-        format!("; hint: `{allow_with}` in the profile would allow it")
+        let option = denial.option(tool);
+        let option = option.map_or_else(String::new, |option| format!(", or `{option}`,"));
+        format!("; hint: `{allow_with}` in the profile{option} would allow it")
     } else if *kind == DenialKind::Network {
         // Its rule says what could be listed instead, or that it cannot.
         String::new()

@@ -429,5 +429,12 @@ fn refused(resolver: &Shared, attempt: &Attempt) {
         }
         IpAddr::V6(_) => None,
     };
-    resolver.listening.cell.deny(denied::attempt(attempt, name));
+    let plan = &resolver.listening.cell.plan;
+    let destination = match name {
+        Some(name) if plan.is_of_the_machine(name) => Destination::Machine(name.clone()),
+        Some(name) => Destination::Name(name.clone()),
+        None => Destination::Address(attempt.address.ip()),
+    };
+    let denial = denied::attempt(attempt, &destination);
+    resolver.listening.cell.deny(denial);
 }

@@ -63,12 +63,12 @@ impl Connection {
         let allow_no_sni = self.cell.plan.allows_no_sni() && opener.is_none();
         let mut heard = Heard::new(self, admission.protocol, allow_no_sni);
         if admission.protocol == Protocol::Web {
-            let words = timeout(FIRST_WORDS_MAX, heard.first_words(client)).await;
-            match words.map_err(|_| denied::silent(&self.destination, self.port))? {
-                Ok(true) => {}
-                Ok(false) => return Ok(End::Finished),
-                Err(Stop::Denied(denial)) => return Err(denial),
-                Err(Stop::Broken) => return Ok(End::Broken),
+            match heard.first_words_in_time(client).await {
+                None => return Err(denied::silent(&self.destination, self.port)),
+                Some(Ok(true)) => {}
+                Some(Ok(false)) => return Ok(End::Finished),
+                Some(Err(Stop::Denied(denial))) => return Err(denial),
+                Some(Err(Stop::Broken)) => return Ok(End::Broken),
             }
         }
         if let Some(opener) = opener {
@@ -301,14 +301,24 @@ impl Heard {
             Destination::Name(name) | Destination::Machine(name) => Peer::Name(name.clone()),
             Destination::Address(address) => Peer::Address(*address),
         };
+        Self::of(peer, connection.port, protocol, allow_no_sni)
+    }
+
+    fn of(peer: Peer, port: u16, protocol: Protocol, allow_no_sni: bool) -> Self {
         Self {
             pending: Vec::new(),
-            verifier: Verifier::new(peer, connection.port, protocol, allow_no_sni),
+            verifier: Verifier::new(peer, port, protocol, allow_no_sni),
             verdict: match protocol {
                 Protocol::Web => Verdict::NeedMore,
                 Protocol::Tcp => Verdict::Opaque,
             },
         }
+    }
+
+    /// The same, or nothing if that takes longer than [`FIRST_WORDS_MAX`].
+    async fn first_words_in_time(&mut self, client: &TcpStream) -> Option<Result<bool, Stop>> {
+        let words = self.first_words(client);
+        timeout(FIRST_WORDS_MAX, words).await.ok()
     }
 
     /// Listens until the client has said something that may be forwarded; false if it closed before.
@@ -354,5 +364,49 @@ impl Watched {
 
     fn verifier(&self) -> MutexGuard<'_, Verifier> {
         self.verifier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use profiles::egress::Name;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    /// What becomes of a client that says this and no more, and how long that takes.
+    async fn says(words: &[u8]) -> (Option<bool>, Duration) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(connected, listener.accept());
+        let (mut client, (accepted, _)) = (client.unwrap(), accepted.unwrap());
+        client.write_all(words).await.unwrap();
+        let peer = Peer::Name(Name::parse("www.example.org").unwrap());
+        let mut heard = Heard::of(peer, 80, Protocol::Web, false);
+        // The clock goes on by itself whenever nobody has anything to do.
+        tokio::time::pause();
+        let begun = Instant::now();
+        let words = heard.first_words_in_time(&accepted).await;
+        let took = begun.elapsed();
+        let words = words.map(|words| words.unwrap_or_else(|_| panic!("it was refused")));
+        (words, took)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_too_little_is_given_up_in_time() {
+        let silent: [&[u8]; 3] = [b"", b"GET / HTTP/1.1\r\nHost:", &[22, 3, 1, 2, 0, 1]];
+        for words in silent {
+            let (heard, took) = says(words).await;
+            tokio::time::resume();
+            assert_eq!(heard, None, "{words:?}");
+            // A clock that is paused goes on by whole milliseconds.
+            let latest = FIRST_WORDS_MAX + Duration::from_millis(100);
+            assert!((FIRST_WORDS_MAX..latest).contains(&took), "{took:?}");
+        }
+        // The control: one that says whom it means is heard at once.
+        let (heard, took) = says(b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n").await;
+        assert_eq!(heard, Some(true));
+        assert!(took < FIRST_WORDS_MAX, "{took:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use profiles::egress::{Name, NameError, Refusal};
+use profiles::egress::{Name, NameError, Refusal, unlistable};
 
 use super::budget::Kind;
 use super::dial::Destination;
@@ -12,6 +12,8 @@ use crate::outcome::{Denial, DenialKind};
 
 /// Longest piece of a tool's text that is repeated in a message, in characters.
 const QUOTED_CHARS_MAX: usize = 80;
+/// Longest piece of an error of TLS, in characters.
+const ERROR_CHARS_MAX: usize = 200;
 
 fn network(what: String, rule: impl Into<String>, allow_with: impl Into<String>) -> Denial {
     Denial {
@@ -110,7 +112,13 @@ pub fn questions(kind: Kind) -> Denial {
 /// A connection that the plan does not admit.
 #[must_use]
 pub fn connection(destination: &Destination, port: u16, refusal: &Refusal) -> Denial {
-    let (rule, line) = rule_and_line(&host(destination), Some(port), refusal);
+    let (rule, mut line) = rule_and_line(&host(destination), Some(port), refusal);
+    if let Destination::Address(address) = destination
+        && unlistable((*address).into()).is_some()
+    {
+        // No entry can list it: it is nobody's, or the cell's own.
+        line.clear();
+    }
     network(
         format!("connect to {}", endpoint(destination, port)),
         rule,
@@ -144,11 +152,24 @@ pub fn untrusted(destination: &Destination, port: u16, error: &std::io::Error) -
         format!("TLS to {}", endpoint(destination, port)),
         format!(
             "`network.inject` adds a secret to requests to it, and the host does not trust it: \
-             {error}; servers are checked by `SSL_CERT_FILE` of toolcell's environment, or by the \
-             system's authorities"
+             {}; servers are checked by `SSL_CERT_FILE` of toolcell's environment, or by the \
+             system's authorities",
+            quoted(error)
         ),
         "",
     )
+}
+
+/// The beginning of an error, which may repeat what the other side wrote: a server's certificate.
+fn quoted(error: &std::io::Error) -> String {
+    let mut quoted = String::new();
+    for c in error.to_string().chars().take(ERROR_CHARS_MAX) {
+        match c {
+            ' '..='~' => quoted.push(c),
+            _ => quoted.extend(c.escape_unicode()),
+        }
+    }
+    quoted
 }
 
 /// A client that does not agree to the TLS that is opened for it.
@@ -157,10 +178,25 @@ pub fn not_opened(destination: &Destination, port: u16, error: &std::io::Error) 
     network(
         format!("TLS to {}", endpoint(destination, port)),
         format!(
-            "`network.inject` opens it, and the client did not agree: {error}; it must trust `{}` \
-             and speak HTTP/1.1",
+            "`network.inject` opens it, and the client did not agree: {}; it must trust `{}` and \
+             speak HTTP/1.1",
+            quoted(error),
             profiles::compile::TRUSTED
         ),
+        "",
+    )
+}
+
+/// An answer that has a secret in it.
+#[must_use]
+pub fn sent_back(destination: &Destination, port: u16) -> Denial {
+    network(
+        format!(
+            "an answer of {} with a secret in it",
+            endpoint(destination, port)
+        ),
+        "`network.inject` adds it to requests, and the tool must not have it; `path` can leave out \
+         what sends requests back",
         "",
     )
 }
@@ -177,21 +213,16 @@ pub fn not_tls(destination: &Destination, port: u16) -> Denial {
 
 /// What the kernel refused in the cell; one to the address of a name is about the port.
 #[must_use]
-pub fn attempt(attempt: &Attempt, name: Option<&Name>) -> Denial {
+pub fn attempt(attempt: &Attempt, destination: &Destination) -> Denial {
     let port = attempt.address.port();
-    let destination = match name {
-        Some(name) => Destination::Name(name.clone()),
-        None => Destination::Address(attempt.address.ip()),
-    };
-    let endpoint = endpoint(&destination, port);
+    let endpoint = endpoint(destination, port);
     match attempt.protocol {
         Transport::Tcp => {
-            let refusal = if name.is_some() {
-                Refusal::Port
-            } else {
-                Refusal::Host
+            let refusal = match destination {
+                Destination::Name(_) | Destination::Machine(_) => Refusal::Port,
+                Destination::Address(_) => Refusal::Host,
             };
-            connection(&destination, port, &refusal)
+            connection(destination, port, &refusal)
         }
         Transport::Udp => network(
             format!("send to {endpoint} (udp)"),
@@ -234,4 +265,19 @@ pub fn silent(destination: &Destination, port: u16) -> Denial {
 pub fn broken(name: &Name, port: u16, error: &std::io::Error) -> Denial {
     let destination = Destination::Name(name.clone());
     unreachable(&destination, port, &error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_wrote_is_told_in_short() {
+        let name = Name::parse("a.org").expect("a name");
+        let written = format!("valid for \u{1b}[2J\u{202e}{}", "x".repeat(60_000));
+        let error = std::io::Error::other(written);
+        let denial = untrusted(&Destination::Name(name), 443, &error);
+        assert!(denial.rule.len() < 600, "{}", denial.rule.len());
+        assert!(denial.rule.contains("valid for \\u{1b}[2J\\u{202e}xx"));
+    }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,15 +23,24 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::connection::{Connection, End, Stop};
 use super::denied;
 use super::dial::Destination;
+use super::echoes::{Echoes, Found};
+use super::opening::holds_now;
 use super::relay::{self, LastMoved};
 use super::requests::Requests;
-use super::verify::{Peer, Violation};
+use super::verify::{Peer, Violation, Wrong};
 use super::wire::{Header, Opened};
+use crate::outcome::Denial;
 
 /// The one protocol that is spoken: each request can be seen, and the next one after it.
 const ALPN: &[u8] = b"http/1.1";
 /// Longest wait for a handshake with either side.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a tool to take the answer that refuses its request, and to end.
+const REFUSAL_MAX: Duration = Duration::from_secs(1);
+/// Most bytes that are still taken from it meanwhile.
+const REFUSED_BYTES_MAX: u64 = 1 << 20;
+/// How long the last bytes of what a server sent wait for those behind them.
+const HELD_MAX: Duration = Duration::from_millis(50);
 /// How much is read at a time.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -58,7 +67,8 @@ impl Opener {
             .read_to_end(&mut pem)?;
         let mut roots = RootCertStore::empty();
         // One that is none does no harm: servers are checked by the others.
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+        let listed = CertificateDer::pem_slice_iter(&pem).flatten();
+        roots.add_parsable_certificates(listed.filter(holds_now));
         if roots.is_empty() {
             return Err(io::Error::other("the host has no certificate authorities"));
         }
@@ -138,9 +148,15 @@ impl Connection {
                 .await
                 .map_err(|error| denied::not_opened(destination, port, &error))?;
             let headers = opener.headers_for(name, port).collect();
-            let requests = Requests::new(headers, Peer::Name(name.clone()), port);
+            let secrets = opener
+                .headers_for(name, port)
+                .map(|one| one.secret.expose());
+            let looking = (
+                Requests::new(headers, Peer::Name(name.clone()), port),
+                Echoes::of(secrets),
+            );
             let counts = (&account.sent, &account.received);
-            self.relay_opened(client, server, requests, counts).await
+            self.relay_opened(client, server, looking, counts).await
         };
         let outcome = outcome.await;
         if outcome.is_err() {
@@ -154,24 +170,46 @@ impl Connection {
         &self,
         client: Client<'_>,
         server: Server<'_>,
-        requests: Requests<'_>,
+        (requests, echoes): (Requests<'_>, Echoes<'_>),
         (sent, received): (&AtomicU64, &AtomicU64),
     ) -> Result<(), Stop> {
         let last = LastMoved::default();
-        let (from_tool, to_tool) = split(client);
+        let awaited = AtomicBool::new(false);
+        let (mut from_tool, mut to_tool) = split(client);
         let (from_server, to_server) = split(server);
-        let outwards = self.requests(requests, from_tool, to_server, (sent, &last));
-        let backwards = self.answers(from_server, to_tool, (received, &last));
-        tokio::pin!(outwards, backwards);
-        tokio::select! {
-            ended = &mut outwards => {
-                ended?;
-                backwards.await
-            }
-            ended = &mut backwards => {
-                ended?;
+        let ended = {
+            let from = &mut from_tool;
+            let outwards = self.requests(requests, from, to_server, (sent, &last), &awaited);
+            let towards = (&mut to_tool, echoes);
+            let backwards = self.answers(from_server, towards, (received, &last), &awaited);
+            tokio::pin!(outwards, backwards);
+            tokio::select! {
+                ended = &mut outwards => match ended {
+                    Ok(()) => backwards.await.map_err(Ended::from),
+                    Err(ended) => Err(ended),
+                },
                 // Who has nothing more to say is not asked.
-                Ok(())
+                ended = &mut backwards => ended.map_err(Ended::from),
+            }
+        };
+        match ended {
+            Ok(()) => Ok(()),
+            Err(Ended::Stopped(stop)) => Err(stop),
+            Err(Ended::Refused(violation)) => {
+                // Before an earlier request is answered, ours would be taken for its answer.
+                if !awaited.load(Ordering::Relaxed) {
+                    let answer = refusal(&violation);
+                    let telling = async {
+                        to_tool.write_all(answer.as_bytes()).await?;
+                        to_tool.shutdown().await?;
+                        // Who is still sending reads the answer only then, and not after a reset.
+                        let mut rest = from_tool.take(REFUSED_BYTES_MAX);
+                        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+                    };
+                    // The connection ends in either case.
+                    let _ = timeout(REFUSAL_MAX, telling).await;
+                }
+                Err(Stop::Denied(denial_of(&violation)))
             }
         }
     }
@@ -179,27 +217,42 @@ impl Connection {
     async fn requests(
         &self,
         mut requests: Requests<'_>,
-        mut from: impl AsyncRead + Unpin,
+        from: &mut (impl AsyncRead + Unpin),
         mut to: impl AsyncWrite + Unpin,
         (sent, last): (&AtomicU64, &LastMoved),
-    ) -> Result<(), Stop> {
+        awaited: &AtomicBool,
+    ) -> Result<(), Ended> {
         let mut pending = Vec::new();
         let mut buffer = vec![0; READ_BYTES];
         loop {
-            let next = requests.next(&pending).map_err(|wrong| {
-                let mut denial = Violation::new(wrong, requests.peer(), self.port).denial();
-                // With any protocol there would be no request to add a header to.
-                denial.allow_with.clear();
-                denial
-            })?;
-            if let Some(piece) = next {
+            let mut taken = 0;
+            // What is not a head goes on together: a chunk may be of one byte.
+            let mut bodies = Vec::new();
+            let refused = loop {
+                let piece = match requests.next(&pending[taken..]) {
+                    Ok(Some(piece)) => piece,
+                    Ok(None) => break None,
+                    Err(wrong) => break Some(wrong),
+                };
                 // What is added is not the tool's, and how long it is nobody's business.
                 self.account(piece.taken, sent, last)?;
-                last.unless_forgotten(to.write_all(&piece.sent)).await?;
-                pending.drain(..piece.taken);
-                continue;
-            }
+                taken += piece.taken;
+                if piece.head {
+                    last.unless_forgotten(to.write_all(&bodies)).await?;
+                    bodies.clear();
+                    awaited.store(true, Ordering::Relaxed);
+                    last.unless_forgotten(to.write_all(&piece.sent)).await?;
+                } else {
+                    bodies.extend_from_slice(&piece.sent);
+                }
+            };
+            last.unless_forgotten(to.write_all(&bodies)).await?;
             last.unless_forgotten(to.flush()).await?;
+            if let Some(wrong) = refused {
+                let violation = Violation::new(wrong, requests.peer(), self.port);
+                return Err(Ended::Refused(violation));
+            }
+            pending.drain(..taken);
             match last.unless_forgotten(from.read(&mut buffer)).await {
                 Ok(read) if read > 0 => pending.extend_from_slice(&buffer[..read]),
                 // What was not said to its end is not forwarded.
@@ -215,21 +268,52 @@ impl Connection {
     async fn answers(
         &self,
         mut from: impl AsyncRead + Unpin,
-        mut to: impl AsyncWrite + Unpin,
+        (to, mut echoes): (&mut (impl AsyncWrite + Unpin), Echoes<'_>),
         (received, last): (&AtomicU64, &LastMoved),
+        awaited: &AtomicBool,
     ) -> Result<(), Stop> {
         let mut buffer = vec![0; READ_BYTES];
         loop {
-            match last.unless_forgotten(from.read(&mut buffer)).await {
+            let reading = last.unless_forgotten(from.read(&mut buffer));
+            let read = if echoes.waits() {
+                match timeout(HELD_MAX, reading).await {
+                    Ok(read) => read,
+                    Err(_late) => {
+                        last.unless_forgotten(to.write_all(&echoes.release()))
+                            .await?;
+                        last.unless_forgotten(to.flush()).await?;
+                        continue;
+                    }
+                }
+            } else {
+                reading.await
+            };
+            match read {
                 Ok(read) if read > 0 => {
                     self.account(read, received, last)?;
-                    last.unless_forgotten(to.write_all(&buffer[..read])).await?;
+                    awaited.store(false, Ordering::Relaxed);
+                    let (passed, found) = match echoes.pass(&buffer[..read]) {
+                        Ok(passed) => (passed, false),
+                        Err(Found { before }) => (before, true),
+                    };
+                    last.unless_forgotten(to.write_all(&passed)).await?;
                     // An answer may come in events, each of which is waited for.
                     last.unless_forgotten(to.flush()).await?;
+                    if found {
+                        return Err(denied::sent_back(&self.destination, self.port).into());
+                    }
                 }
-                Ok(_) => return Ok(last.unless_forgotten(to.shutdown()).await?),
+                Ok(_) => {
+                    last.unless_forgotten(to.write_all(&echoes.release()))
+                        .await?;
+                    return Ok(last.unless_forgotten(to.shutdown()).await?);
+                }
                 // The server did not say that this is the end, and so neither do we.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    last.unless_forgotten(to.write_all(&echoes.release()))
+                        .await?;
+                    return Ok(last.unless_forgotten(to.flush()).await?);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -247,6 +331,43 @@ impl Connection {
             Err(Stop::Denied(denied::too_many_bytes(self.cell.bytes)))
         }
     }
+}
+
+/// Why requests are no longer passed on.
+enum Ended {
+    /// One is refused.
+    Refused(Violation),
+    /// As any relay ends.
+    Stopped(Stop),
+}
+
+impl<T: Into<Stop>> From<T> for Ended {
+    fn from(stop: T) -> Self {
+        Self::Stopped(stop.into())
+    }
+}
+
+/// A refused request, as it is told.
+fn denial_of(violation: &Violation) -> Denial {
+    let mut denial = violation.denial();
+    // With any protocol there would be no request to add a header to.
+    denial.allow_with.clear();
+    denial
+}
+
+/// What a tool is answered in the server's place.
+fn refusal(violation: &Violation) -> String {
+    let status = match violation.wrong {
+        Wrong::Host(_) | Wrong::Port(_) => "421 Misdirected Request",
+        Wrong::Malformed(_) => "400 Bad Request",
+        _ => "403 Forbidden",
+    };
+    let text = format!("toolcell: {}: {}\n", violation.what, violation.rule);
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{text}",
+        text.len()
+    )
 }
 
 /// Waits for a handshake, and not forever.

@@ -115,12 +115,21 @@ fn host_authorities() -> Result<(OwnedFd, PathBuf), OpeningError> {
         )));
     }
     let mut certificates = CertificateDer::pem_reader_iter(BufReader::new(&file));
-    if !certificates.any(|found| found.is_ok()) {
-        return Err(failed("it holds no certificate".to_owned()));
+    if !certificates.any(|found| found.is_ok_and(|found| holds_now(&found))) {
+        let why = "it holds no certificate that is valid now";
+        return Err(failed(why.to_owned()));
     }
     // The gateway reads it from its beginning.
     file.rewind().map_err(|error| failed(error.to_string()))?;
     Ok((file.into(), path))
+}
+
+/// Whether an authority's certificate is within its time, which rustls does not ask of those that it is
+/// told to trust.
+#[must_use]
+pub fn holds_now(certificate: &CertificateDer<'_>) -> bool {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.validity().is_valid())
 }
 
 /// An authority that may speak for these names and no others (PEM), and a certificate of theirs with

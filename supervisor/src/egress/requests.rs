@@ -1,20 +1,27 @@
 //! The requests of a tool to a host whose TLS is opened: each checked, and passed on with the headers
 //! that the profile adds in place of the tool's own.
 
-use profiles::egress::overrides_request;
+use profiles::egress::{is_same_field, overrides_request};
 use zeroize::Zeroizing;
 
-use super::verify::http1::{Part, Stream};
+use super::verify::http1::{Body, Part, Stream};
 use super::verify::{Head, Peer, Wrong};
 use super::wire::Header;
 
 /// What comes between a head's lines.
 const LINE_END: &[u8] = b"\r\n";
+/// What a request with a secret says of how its answer may be encoded.
+const AS_IT_IS: &[u8] = b"Accept-Encoding: identity";
+
+/// What the last request on a connection says.
+const LAST: &[u8] = b"Connection: close";
 
 /// What a client sends over one connection, to its end.
 pub struct Requests<'a> {
     headers: Vec<&'a Header>,
     stream: Stream,
+    /// No request may follow the one that is being passed on.
+    last: bool,
     peer: Peer,
     port: u16,
 }
@@ -24,8 +31,10 @@ pub struct Requests<'a> {
 pub struct Passed {
     /// How many bytes of the client's it was.
     pub taken: usize,
-    /// What goes on in their place; it may hold a secret.
+    /// What goes on in their place; only a head may hold a secret.
     pub sent: Zeroizing<Vec<u8>>,
+    /// Whether it is a whole head, with which a request begins.
+    pub head: bool,
 }
 
 impl<'a> Requests<'a> {
@@ -35,6 +44,7 @@ impl<'a> Requests<'a> {
         Self {
             headers,
             stream: Stream::default(),
+            last: false,
             peer,
             port,
         }
@@ -51,6 +61,10 @@ impl<'a> Requests<'a> {
     /// # Errors
     /// Why the connection is refused.
     pub fn next(&mut self, pending: &[u8]) -> Result<Option<Passed>, Wrong> {
+        if self.last && self.stream.begins() && !pending.is_empty() {
+            let what = "a request behind one that was said to be the connection's last";
+            return Err(Wrong::Malformed(what));
+        }
         let Some((taken, part)) = self.stream.piece(pending, &self.peer, self.port)? else {
             return Ok(None);
         };
@@ -61,14 +75,19 @@ impl<'a> Requests<'a> {
             // Some servers take a trailer for a header (RFC 9110, section 6.5.1, lets them go).
             Part::Trailers => Zeroizing::new(LINE_END.to_vec()),
         };
-        Ok(Some(Passed { taken, sent }))
+        Ok(Some(Passed {
+            taken,
+            sent,
+            head: part == Part::Head,
+        }))
     }
 
     /// A head with the tool's own headers of these names taken out, and ours put in if the request is
     /// one that they are for.
-    fn head(&self, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Wrong> {
+    fn head(&mut self, bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Wrong> {
         let head = Head::read(bytes).map_err(Wrong::Malformed)?;
-        if head.is_some_and(|head| head.upgrade) {
+        let head = head.ok_or(Wrong::Malformed("a head without its end"))?;
+        if head.upgrade {
             let what = "an HTTP request to go on in another protocol (Upgrade)";
             return Err(Wrong::Tunnel(what));
         }
@@ -79,10 +98,17 @@ impl<'a> Requests<'a> {
         let request = lines.next().unwrap_or_default();
         let fields: Vec<_> = lines.map(|line| (name_of(line), line)).collect();
         let overridden = fields.iter().any(|(name, _)| overrides_request(name));
+        let added = if overridden {
+            vec![]
+        } else {
+            self.added_to(request)
+        };
+        self.last = !leaves_nothing(&head, request, !added.is_empty());
 
         let longest: usize = self.headers.iter().map(|header| header.bytes()).sum();
         // As large as it gets, so that no part of it stays behind where it grew.
-        let mut sent = Zeroizing::new(Vec::with_capacity(bytes.len() + longest));
+        let most = bytes.len() + longest + AS_IT_IS.len() + LAST.len() + 2 * LINE_END.len();
+        let mut sent = Zeroizing::new(Vec::with_capacity(most));
         let mut push = |parts: &[&[u8]]| {
             for part in parts {
                 sent.extend_from_slice(part);
@@ -92,26 +118,40 @@ impl<'a> Requests<'a> {
         push(&[request]);
         for (name, line) in &fields {
             let replaced = |header: &&Header| header.injection.replaces(name);
-            if !self.headers.iter().any(replaced) {
+            let taken_out = self.headers.iter().any(replaced)
+                || self.last && name.eq_ignore_ascii_case("connection")
+                || !added.is_empty() && compresses(name);
+            if !taken_out {
                 push(&[line]);
             }
         }
-        if !overridden {
-            let (method, target) = read_request(request);
-            for (index, header) in self.headers.iter().enumerate() {
-                let injection = &header.injection;
-                let adds = |header: &&&Header| header.injection.adds_to(method, target);
-                let earlier = self.headers[..index].iter().filter(adds);
-                let first = { earlier }.all(|other| !other.injection.replaces(&injection.header));
-                if first && injection.adds_to(method, target) {
-                    let (before, after) = (injection.before.as_bytes(), injection.after.as_bytes());
-                    let secret = header.secret.expose();
-                    push(&[injection.header.as_bytes(), b": ", before, secret, after]);
-                }
-            }
+        if !added.is_empty() {
+            push(&[AS_IT_IS]);
+        }
+        if self.last {
+            push(&[LAST]);
+        }
+        for Header { injection, secret } in added {
+            let (before, after) = (injection.before.as_bytes(), injection.after.as_bytes());
+            let name = injection.header.as_bytes();
+            push(&[name, b": ", before, secret.expose(), after]);
         }
         push(&[]);
         Ok(sent)
+    }
+
+    /// The headers that a request gets: of those by one name, the first.
+    fn added_to(&self, request: &[u8]) -> Vec<&'a Header> {
+        let (method, target) = read_request(request);
+        let mut added: Vec<&Header> = Vec::new();
+        for header in &self.headers {
+            let name = &header.injection.header;
+            let taken = added.iter().any(|other| other.injection.replaces(name));
+            if !taken && header.injection.adds_to(method, target) {
+                added.push(header);
+            }
+        }
+        added
     }
 }
 
@@ -122,6 +162,21 @@ impl Header {
         let value = injection.before.len() + secret.expose().len() + injection.after.len();
         injection.header.len() + 2 + value + LINE_END.len()
     }
+}
+
+/// Whether a field can have an answer come compressed, where a secret could not be seen.
+fn compresses(field: &str) -> bool {
+    let names = ["accept-encoding", "te"];
+    names.iter().any(|name| is_same_field(field, name))
+}
+
+/// Whether a server that misreads a request cannot have some of its body left, and take the next
+/// request, with a secret, for what follows that: there is no body, or the server must read it to do
+/// what the request is for.
+fn leaves_nothing(head: &Head, request: &[u8], has_secret: bool) -> bool {
+    let (method, _) = read_request(request);
+    let reads = has_secret && !head.expects && ["PATCH", "POST", "PUT"].contains(&method);
+    head.body == Body::Length(0) || reads
 }
 
 /// The name of a field; a head that was checked has only ASCII in it.
@@ -195,8 +250,8 @@ mod tests {
              Content-Length: 4\r\n\r\nbody"
         );
         let expected = format!(
-            "POST /v1/chat HTTP/1.1\r\n{HOST}Content-Length: 4\r\nAuthorization: Bearer hidden\r\n\
-             \r\nbody"
+            "POST /v1/chat HTTP/1.1\r\n{HOST}Content-Length: 4\r\n\
+             Accept-Encoding: identity\r\nAuthorization: Bearer hidden\r\n\r\nbody"
         );
         assert_eq!(passed(&request), Ok(expected));
     }
@@ -220,6 +275,45 @@ mod tests {
     }
 
     #[test]
+    fn no_secret_follows_a_body_that_a_server_might_leave() {
+        let get = format!("GET /v1/x HTTP/1.1\r\n{HOST}\r\n");
+        let (close, length) = ("Connection: close\r\n", "Content-Length: 1\r\n");
+        let expect = "Expect: 100-continue\r\n";
+        for (line, fields) in [
+            ("POST /other", ""),
+            ("GET /v1/x", ""),
+            ("POST /v1/chat", expect),
+        ] {
+            let request =
+                format!("{line} HTTP/1.1\r\n{HOST}Connection: keep-alive\r\n{fields}{length}\r\nx");
+            let sent = passed(&request).expect("it passes");
+            assert!(
+                sent.contains(close) && !sent.contains("keep-alive"),
+                "{sent}"
+            );
+            let followed = passed(&format!("{request}{get}"));
+            assert!(matches!(followed, Err(Wrong::Malformed(_))), "{line}");
+        }
+        for line in ["POST /v1/chat", "POST /v1/chat?a"] {
+            let request = format!("{line} HTTP/1.1\r\n{HOST}{length}\r\nx{get}");
+            assert!(!passed(&request).expect("both pass").contains(close));
+        }
+    }
+
+    #[test]
+    fn answers_to_requests_with_the_secret_are_not_compressed() {
+        let encoded = "TE: gzip\r\naccept-encoding: gzip, br\r\nA: b\r\n";
+        let request = format!("GET /v1/x HTTP/1.1\r\n{HOST}{encoded}\r\n");
+        let expected = format!(
+            "GET /v1/x HTTP/1.1\r\n{HOST}A: b\r\nAccept-Encoding: identity\r\n\
+             Authorization: Basic hidden\r\nX-Key: hidden\r\n\r\n"
+        );
+        assert_eq!(passed(&request), Ok(expected));
+        let other = format!("GET /v2 HTTP/1.1\r\n{HOST}{encoded}\r\n");
+        assert_eq!(passed(&other), Ok(other.clone()));
+    }
+
+    #[test]
     fn each_request_on_a_connection_is_judged_by_itself() {
         let get = format!("GET /v1/x?q HTTP/1.1\r\n{HOST}\r\n");
         let other = format!("GET /other HTTP/1.1\r\n{HOST}\r\n");
@@ -231,10 +325,16 @@ mod tests {
             request.replacen("\r\n\r\n", &format!("\r\n{fields}\r\n"), 1)
         };
         let expected = [
-            with(&get, "Authorization: Basic hidden\r\nX-Key: hidden\r\n"),
+            with(
+                &get,
+                "Accept-Encoding: identity\r\nAuthorization: Basic hidden\r\nX-Key: hidden\r\n",
+            ),
             other.clone(),
-            with(&chunked, "Authorization: Bearer hidden\r\n")
-                .replace("0\r\nAuthorization: mine\r\n", "0\r\n"),
+            with(
+                &chunked,
+                "Accept-Encoding: identity\r\nAuthorization: Bearer hidden\r\n",
+            )
+            .replace("0\r\nAuthorization: mine\r\n", "0\r\n"),
             other.clone(),
         ];
         let all = format!("{get}{other}{chunked}{other}");

@@ -30,6 +30,8 @@ pub struct Head {
     pub body: Body,
     /// Whether it asks for another protocol on the connection.
     pub upgrade: bool,
+    /// Whether the client waits to be asked for the body.
+    pub expects: bool,
     /// Whether it asks for what would hide later requests.
     pub tunnel: Option<&'static str>,
     /// How many bytes it takes up.
@@ -113,6 +115,7 @@ impl Head {
             authorities,
             body,
             upgrade: fields.upgrade,
+            expects: fields.expected.is_some(),
             tunnel,
             length,
         })
@@ -139,6 +142,7 @@ struct Fields<'a> {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
+    expected: Option<&'a [u8]>,
     /// It asks to go on in HTTP/2 or TLS, where nothing would be checked.
     hidden: bool,
 }
@@ -173,7 +177,20 @@ impl<'a> Fields<'a> {
                 });
             } else if is("http2-settings") {
                 found.hidden = true;
-            } else if is_framing(&field.name.replace('_', "-")) {
+            } else if is("connection") {
+                // Who passes the request on would take the field out first.
+                let mut names = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                let framing = |name: &[u8]| std::str::from_utf8(name).is_ok_and(is_framing);
+                if names.any(framing) {
+                    return Err("a Connection that names a field such as Content-Length");
+                }
+            } else if is("expect") {
+                // What a server does with the body if it expects something else is told nowhere.
+                let twice = found.expected.replace(value).is_some();
+                if twice || !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err("an expectation other than `100-continue`");
+                }
+            } else if is_framing(field.name) {
                 // Some servers take the one for the other.
                 return Err("a field such as `Content_Length`");
             }
@@ -182,11 +199,16 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether a field says where a request goes or how long it is.
+/// Whether a field says where a request goes or how long it is, or does so for servers that take
+/// whatever is neither letter nor digit for the same.
 fn is_framing(name: &str) -> bool {
+    let plain = |byte: u8| match byte {
+        byte if byte.is_ascii_alphanumeric() => byte.to_ascii_lowercase(),
+        _ => b'-',
+    };
     ["host", "content-length", "transfer-encoding"]
         .iter()
-        .any(|framing| name.eq_ignore_ascii_case(framing))
+        .any(|framing| name.bytes().map(plain).eq(framing.bytes()))
 }
 
 fn read_length(value: &[u8]) -> Result<u64, &'static str> {
@@ -430,12 +452,16 @@ impl Stream {
 
     fn trailers(&mut self, rest: &[u8]) -> Taken<&'static str> {
         let within = &rest[..rest.len().min(TRAILER_BYTES_MAX)];
+        // As with a head, what came before is not looked through again.
+        let from = self.scanned.min(within.len());
+        let unseen = from.saturating_sub(END_OF_HEAD.len());
         let end = if within.starts_with(b"\r\n") {
             2
-        } else if let Some(end) = find(within, END_OF_HEAD) {
-            end + END_OF_HEAD.len()
+        } else if let Some(end) = find(&within[unseen..], END_OF_HEAD) {
+            unseen + end + END_OF_HEAD.len()
         } else {
-            check_lines(within, 0)?;
+            check_lines(within, from)?;
+            self.scanned = within.len();
             return if within.len() == TRAILER_BYTES_MAX {
                 Err("trailers that are too long")
             } else {
@@ -447,9 +473,7 @@ impl Stream {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         match httparse::parse_headers(text, &mut fields) {
             Ok(httparse::Status::Complete((read, fields))) if read == end => {
-                let framing =
-                    |field: &httparse::Header<'_>| is_framing(&field.name.replace('_', "-"));
-                if fields.iter().any(framing) {
+                if fields.iter().any(|field| is_framing(field.name)) {
                     return Err("a trailer that belongs into a head");
                 }
             }
@@ -458,6 +482,12 @@ impl Stream {
         }
         self.state = State::Head;
         Ok(Some(end))
+    }
+
+    /// Whether what comes next begins a request.
+    #[must_use]
+    pub fn begins(&self) -> bool {
+        self.state == State::Head
     }
 
     /// Whether the server's next answer may be one to a request for another protocol: only to the

@@ -68,6 +68,11 @@ fn requests_for_the_host_pass() {
         );
     }
     passes("OPTIONS * HTTP/1.1\r\nhost: a.org\r\n\r\n", 1);
+    passes(
+        "POST / HTTP/1.1\r\nHost: a.org\r\nConnection: keep-alive, TE\r\n\
+         Expect: 100-Continue\r\nContent-Length: 1\r\n\r\nx",
+        1,
+    );
     passes("GET http://A.org/x HTTP/1.1\r\nHost: a.org\r\n\r\n", 1);
     passes("GET HTTP://a.org:80?x HTTP/1.1\r\nHost: a.org\r\n\r\n", 1);
     passes("GET http://a.org/ HTTP/1.0\r\n\r\n", 1);
@@ -199,6 +204,13 @@ fn heads_that_could_be_read_in_two_ways_are_malformed() {
         "Host: a.org\r\nContent-Length: 99999999999999999999\r\n",
         "Host: a.org\r\nContent_Length: 5\r\n",
         "Host: a.org\r\nTransfer_Encoding: chunked\r\n",
+        "Host: a.org\r\nContent.Length: 5\r\n",
+        "Host: a.org\r\nH*ost: a.org\r\nho-st: b\r\nTransfer~Encoding: chunked\r\n",
+        "Host: a.org\r\nConnection: close, content-length\r\n",
+        "Host: a.org\r\nConnection: x\r\nConnection: Transfer_Encoding\r\n",
+        "Host: a.org\r\nConnection: host\r\n",
+        "Host: a.org\r\nExpect: 200-ok\r\n",
+        "Host: a.org\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n",
         "Host: a.org\r\nTransfer-Encoding: gzip, chunked\r\n",
         "Host: a.org\r\nTransfer-Encoding: identity\r\n",
         "Host: a.org\r\nTransfer-Encoding: xchunked\r\n",
