@@ -10,7 +10,8 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use harness::{World, everyone, profile_directory};
+use harness::{Who, World, everyone, profile_directory};
+use profiles::tier::Tier;
 use runner::confine::{CELL_STEPS, TOOL_STEPS};
 use runner::report::Step;
 use serde_json::Value;
@@ -391,5 +392,22 @@ fn the_demo_ends_well() {
             !said.contains('\u{1b}'),
             "colours where nobody sees them: {said}"
         );
+    }
+}
+
+#[test]
+fn what_each_tier_loses_is_told_in_its_own_words() {
+    let examined = World::new(Who::User).toolcell(&["--tier", "rlimits", "--help"]);
+    let help = String::from_utf8_lossy(&examined.stdout).into_owned();
+    let document = read("docs/tiers.md");
+    for tier in Tier::ALL {
+        assert!(help.contains(tier.name()), "{help}");
+        assert!(document.contains(&format!("`{tier}`")), "{tier}");
+        for lost in tier.lost() {
+            assert!(
+                document.contains(lost),
+                "docs/tiers.md does not say: {lost}"
+            );
+        }
     }
 }

@@ -36,9 +36,10 @@ stage() {
         while read -r name path; do
             strip --strip-debug -o "$push/target/debug/deps/$name" "$path"
         done
-    for name in toolcell probe; do
+    for name in toolcell probe container_filter; do
         strip --strip-debug -o "$push/target/debug/$name" "$target/debug/$name"
     done
+    cp -r packaging "$push/"
     cp -r integration-tests/vm integration-tests/programs integration-tests/in-own-cgroup.sh \
         "$push/integration-tests/"
     mkdir "$push/integration-tests/tests"
@@ -50,7 +51,8 @@ stage() {
 order() {
     local user=$1 env
     shift
-    env="TOOLCELL_TEST_SLOWNESS=$SLOWNESS -E INSTA_UPDATE=no -E INSTA_WORKSPACE_ROOT=$(pwd)"
+    # The guest is thrown away, so that tests may change its settings.
+    env="TOOLCELL_TEST_SLOWNESS=$SLOWNESS -E TOOLCELL_TEST_THROWAWAY_HOST=yes -E INSTA_UPDATE=no -E INSTA_WORKSPACE_ROOT=$(pwd)"
     echo "cd $(pwd) || exit 125"
     case $user in
     root)

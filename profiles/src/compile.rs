@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::arguments::{ArgumentError, Arguments, InputSchema};
 use crate::diagnostics::{Diagnostic, Diagnostics, Kind, Problems};
 use crate::filter::{FilterFacts, Policy};
-use crate::host::{Arch, Host, PathFact, Tier};
+use crate::host::{Arch, Host, PathFact};
 use crate::resolve::{
     ALLOW_OPTION, Place, Resolved, SHM, TMP, WORK, Workspace, check_host_path, check_workspace_path,
 };
@@ -174,7 +174,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         rlimits: rlimits::rlimits(&resolved.limits, host.tier),
         network: network::namespace(egress.as_deref()),
         handed_back: handed_back(resolved),
-        system_v_counted: host.tier == Tier::Rlimits,
+        system_v_counted: !host.tier.has_cgroups(),
     };
     problems.or(Compiled {
         digest: profile_digest(resolved),
@@ -271,6 +271,20 @@ fn offered(resolved: &Resolved, host: &Host, problems: &mut Problems) {
             Diagnostic::general(Kind::HostTooWeak, "the kernel has no Landlock").with_hint(
                 "boot a kernel of 5.13 or later with `lsm=landlock,…`; see `toolcell doctor`",
             ),
+        );
+    }
+    if let Some(least) = resolved.limits.require
+        && !host.tier.at_least(least)
+    {
+        let (name, tier) = (&resolved.name, host.tier);
+        let message = format!("`{name}` requires the tier `{least}`, and cells here have `{tier}`");
+        problems.push(
+            Diagnostic::at(&resolved.origin, message)
+                .with_kind(Kind::HostTooWeak)
+                .with_hint(format!(
+                    "run it where `toolcell doctor` finds the tier `{least}`, and do not name a weaker \
+                     one (`--tier`, `TOOLCELL_TIER`)"
+                )),
         );
     }
     if !resolved.network.is_none() && !host.tier.has_network_namespace() {

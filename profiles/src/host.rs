@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::tier::Tier;
+
 /// The processor architectures that filters are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,28 +40,6 @@ impl Arch {
         match self {
             Self::X86_64 => "x86_64",
             Self::Aarch64 => "aarch64",
-        }
-    }
-}
-
-/// How much of the design the host lets Toolcell enforce.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// Every layer, with cgroup limits.
-    Full,
-    /// Without cgroups: what a control group would cap for the whole cell is capped for each
-    /// process by `setrlimit(2)`.
-    Rlimits,
-}
-
-impl Tier {
-    /// Whether a cell has a network namespace of its own, without which a host's name means
-    /// nothing that could be enforced.
-    #[must_use]
-    pub fn has_network_namespace(self) -> bool {
-        match self {
-            Self::Full | Self::Rlimits => true,
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod read;
 pub mod resolve;
 pub mod schema;
 pub mod syscalls;
+pub mod tier;
 pub mod units;
 
 pub use arguments::{ArgumentError, Arguments, InputSchema};

@@ -12,6 +12,7 @@ use crate::filter::SyscallRules;
 pub use crate::placeholders::Piece;
 use crate::schema::Effect;
 pub use crate::schema::{Approve, PathKind};
+use crate::tier::Tier;
 
 mod chain;
 mod check;
@@ -154,6 +155,7 @@ pub struct Run {
 }
 
 impl Run {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // as serde wants it
     fn may_change_anything(effect: &Effect) -> bool {
         *effect == Effect::Changes
     }
@@ -325,6 +327,9 @@ pub struct Limits {
     pub concurrency: u32,
     /// Calls of the tool in a time.
     pub rate: Option<Rate>,
+    /// The weakest tier that it may run in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require: Option<Tier>,
 }
 
 /// How many calls in what time.

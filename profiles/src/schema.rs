@@ -11,6 +11,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tier::Tier;
+
 mod editors;
 mod effect;
 mod text;
@@ -536,6 +538,9 @@ pub struct Limits {
     /// Calls of this tool in a time, such as `60/min`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<At<Rate>>,
+    /// The weakest tier that the tool may run in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require: Option<At<Tier>>,
 }
 
 /// Who may call the tool.

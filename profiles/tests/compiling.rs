@@ -10,6 +10,8 @@ mod debian;
 mod given;
 #[path = "compiling/inject.rs"]
 mod inject;
+#[path = "compiling/musl.rs"]
+mod musl;
 #[path = "compiling/network.rs"]
 mod network;
 #[path = "compiling/shown.rs"]
@@ -23,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use profiles::compile::{Rights, canonical_json};
+use profiles::diagnostics::Kind;
 use profiles::{
     Arch, CallError, CallFacts, Compiled, Existence, GrantFact, Host, Overrides, PathAccess,
     PathFact, Plan, ProtectFact, ProtectState, Tier, WantKind, WorkspaceFact, WorkspaceKind,
@@ -486,4 +489,30 @@ fn loopback_leaves_tcp_to_the_namespace() {
             .handled_net,
         0
     );
+}
+
+#[test]
+fn what_requires_a_tier_is_refused_in_a_weaker_one() {
+    let text = |least: &str| format!("{HEAD}limits.require = \"{least}\"");
+    for (least, tier, fits) in [
+        ("full", Tier::Full, true),
+        ("full", Tier::Rlimits, false),
+        ("rlimits", Tier::Full, true),
+        ("rlimits", Tier::Rlimits, true),
+    ] {
+        let resolved = debian::resolve(&text(least)).unwrap();
+        let host = Host {
+            tier,
+            ..debian::host(&resolved, Arch::X86_64, 7)
+        };
+        let result = compile(&resolved, &host);
+        assert_eq!(result.is_ok(), fits, "{least} {tier}");
+        if let Err(error) = result {
+            assert!(error.all(Kind::HostTooWeak), "{error}");
+            let said = error.to_string();
+            assert!(said.contains("requires the tier `full`"), "{said}");
+        }
+    }
+    let unknown = debian::resolve(&text("none")).unwrap_err().to_string();
+    assert!(unknown.contains("`full`"), "{unknown}");
 }

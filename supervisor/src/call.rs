@@ -292,6 +292,7 @@ impl Cells {
             landlock_abi: compiled.template.landlock.abi,
             filter: compiled.filter_digest.clone(),
             cgroup: cgroup.map(CellCgroup::read_back).unwrap_or_default(),
+            cgroup_place: self.cgroups.as_ref().map(Cgroups::way).unwrap_or_default(),
             namespaces: ["user", "mount", "pid", "net", "ipc", "uts", "cgroup"]
                 .map(str::to_owned)
                 .to_vec(),

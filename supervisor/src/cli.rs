@@ -25,8 +25,9 @@ use crate::outcome::{Outcome, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
 use crate::systemd::{Notifier, journal};
+use crate::tiers::TierArgs;
 use crate::workspace::Workspaces;
-use crate::{dirs, launch, probe, verdict};
+use crate::{dirs, launch, probe, surroundings, verdict};
 
 /// Threads that serve requests; cells are processes of their own.
 const WORKERS: usize = 2;
@@ -35,25 +36,10 @@ const WORKERS: usize = 2;
 #[derive(Debug, Parser)]
 #[command(name = "toolcell", version, about, propagate_version = true)]
 struct Cli {
-    /// How much of the design must hold: a weaker tier is only ever used when it is named here
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        env = "TOOLCELL_TIER",
-        default_value = "full"
-    )]
-    tier: TierChoice,
+    #[command(flatten)]
+    tiers: TierArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum TierChoice {
-    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits
-    Full,
-    /// Without cgroups: memory and CPU are limited for each process, and only their sum is sampled
-    Rlimits,
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,21 +80,30 @@ pub fn main() -> ExitCode {
         Err(error) => return misused(&error, std::env::args_os().skip(1)),
     };
     log();
+    // While nothing is confined yet.
+    surroundings::at_start();
+    let tiers = match cli.tiers.allowed() {
+        Ok(tiers) => tiers,
+        Err(contradiction) => {
+            tell(&format!("toolcell: {contradiction}"));
+            return ExitCode::from(run::EXIT_NOT_STARTED);
+        }
+    };
     match cli.command {
-        Command::Serve(args) => serve(cli.tier, &args),
+        Command::Serve(args) => serve(&tiers, &args),
         Command::Call(args) => with_out(args.out.as_deref(), |out| {
-            command_with_cells(cli.tier, out, async |host, cells| {
+            command_with_cells(&tiers, out, async |host, cells| {
                 call::run(&args, out, host, cells).await
             })
         }),
         Command::Run(args) => with_out(args.out.as_deref(), |out| {
-            command_with_cells(cli.tier, out, async |host, cells| {
+            command_with_cells(&tiers, out, async |host, cells| {
                 run::run(&args, out, host, cells).await
             })
         }),
-        Command::List(args) => with_host(cli.tier, |host| list::run(&args, host)),
-        Command::Check(args) => with_host(cli.tier, |host| check::run(&args, &host)),
-        Command::Explain(args) => with_host(cli.tier, |host| explain::run(&args, &host)),
+        Command::List(args) => with_host(weakest(&tiers), |host| list::run(&args, host)),
+        Command::Check(args) => with_host(weakest(&tiers), |host| check::run(&args, &host)),
+        Command::Explain(args) => with_host(weakest(&tiers), |host| explain::run(&args, &host)),
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Man(args) => man::run(&args),
@@ -118,7 +113,7 @@ pub fn main() -> ExitCode {
 
 /// Makes the sockets that it is to serve on, and the one that its service manager hears it by, while
 /// that is still possible.
-fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
+fn serve(tiers: &[Tier], args: &serve::Args) -> ExitCode {
     let notifier = match Notifier::from_environment() {
         Ok(notifier) => notifier,
         Err(error) => {
@@ -141,7 +136,7 @@ fn serve(tier: TierChoice, args: &serve::Args) -> ExitCode {
     } else {
         For::Many
     };
-    with_cells(tier, purpose, &notifier, async |host, cells| {
+    with_cells(tiers, purpose, &notifier, async |host, cells| {
         serve::run(args, sockets, host, cells, &notifier).await
     })
 }
@@ -185,8 +180,8 @@ fn log() {
         .init();
 }
 
-fn with_host(tier: TierChoice, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
-    match probe::host(host_tier(tier)) {
+fn with_host(tier: Tier, work: impl FnOnce(Host) -> ExitCode) -> ExitCode {
+    match probe::host(tier) {
         Ok(host) => work(host),
         Err(error) => {
             tell(&format!("toolcell: {error}"));
@@ -206,11 +201,9 @@ fn with_out(path: Option<&Path>, work: impl FnOnce(Option<&Out>) -> ExitCode) ->
     }
 }
 
-fn host_tier(tier: TierChoice) -> profiles::host::Tier {
-    match tier {
-        TierChoice::Full => profiles::host::Tier::Full,
-        TierChoice::Rlimits => profiles::host::Tier::Rlimits,
-    }
+/// What a profile must be content with, where no cell shows which tier it will be.
+fn weakest(tiers: &[Tier]) -> Tier {
+    *tiers.last().expect("one tier at least is allowed")
 }
 
 /// What cells are for.
@@ -226,11 +219,11 @@ enum For<'a> {
 }
 
 fn command_with_cells(
-    tier: TierChoice,
+    tiers: &[Tier],
     out: Option<&Out>,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
-    with_cells(tier, For::Command(out), &Notifier::default(), work)
+    with_cells(tiers, For::Command(out), &Notifier::default(), work)
 }
 
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
@@ -238,13 +231,16 @@ fn command_with_cells(
 /// then threads (which do). If calls cannot be had, a service does not start at all, so that its manager
 /// shows why.
 fn with_cells(
-    tier: TierChoice,
+    tiers: &[Tier],
     purpose: For<'_>,
     notifier: &Notifier,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
-    with_host(tier, |host| {
-        let cells = prepare(tier);
+    with_host(weakest(tiers), |mut host| {
+        let cells = prepare(tiers);
+        if let Ok(prepared) = &cells {
+            host.tier = prepared.tier;
+        }
         let listens = matches!(purpose, For::Many);
         if listens {
             serve::http::raise_descriptors();
@@ -297,6 +293,7 @@ fn with_cells(
 
 /// What must exist before threads do.
 struct Prepared {
+    tier: Tier,
     cgroups: Option<cgroup::Cgroups>,
     launcher: launch::Started,
     ids: HostIds,
@@ -321,30 +318,40 @@ fn confine(prepared: &[Prepared], listens: bool, out: Option<&Out>) -> Result<Co
     confinement::confine(&places).map_err(|error| error.to_string())
 }
 
-fn prepare(tier: TierChoice) -> Result<Prepared, String> {
-    let cgroups = match tier {
-        TierChoice::Rlimits => None,
-        TierChoice::Full => match cgroup::detect(&cgroup::Options::default()) {
-            Detection::Usable(cgroups) => Some(cgroups),
-            Detection::Unusable { reason, mend } => {
-                return Err(format!(
-                    "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for \
-                     each process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
-                ));
-            }
-        },
-    };
+/// Prepares the strongest of these tiers that this host has.
+fn prepare(tiers: &[Tier]) -> Result<Prepared, String> {
+    let (tier, cgroups) = grounds(tiers)?;
     let state = dirs::state().map_err(|error| error.to_string())?;
     let ids = HostIds::detect().map_err(|error| error.to_string())?;
     let reader = confinement::reader_filter().map_err(|error| error.to_string())?;
     let launcher = launch::start(reader)
         .map_err(|error| format!("the launcher could not be started: {error}"))?;
     Ok(Prepared {
+        tier,
         cgroups,
         launcher,
         ids,
         state,
     })
+}
+
+/// The strongest of these tiers that this host has the cgroups for.
+fn grounds(tiers: &[Tier]) -> Result<(Tier, Option<cgroup::Cgroups>), String> {
+    let without = tiers.iter().find(|tier| !tier.has_cgroups());
+    let Some(full) = tiers.iter().find(|tier| tier.has_cgroups()) else {
+        return Ok((weakest(tiers), None));
+    };
+    match (cgroup::detect(&cgroup::Options::default()), without) {
+        (Detection::Usable(cgroups), _) => Ok((*full, Some(cgroups))),
+        (Detection::Unusable { reason, .. }, Some(weaker)) => {
+            tracing::warn!(%reason, "cells have the tier `{weaker}`, as no limits for whole cells are to be had");
+            Ok((*weaker, None))
+        }
+        (Detection::Unusable { reason, mend }, None) => Err(format!(
+            "no limits for whole cells here: {reason}; hint: {mend}; or accept limits for each \
+             process by `--tier rlimits` (`TOOLCELL_TIER=rlimits`)"
+        )),
+    }
 }
 
 impl Prepared {
@@ -371,16 +378,14 @@ fn examine(args: &doctor::Args) -> ExitCode {
         }
     });
     let usable = matches!(detection, Detection::Usable(_));
-    let tries = [
-        (TierChoice::Full, Tier::Full),
-        (TierChoice::Rlimits, Tier::Rlimits),
-    ];
     // All are prepared before the first is tried: a confined supervisor starts no launcher.
-    let tries = tries.into_iter().skip(usize::from(!usable));
+    let tries = Tier::ALL
+        .into_iter()
+        .filter(|tier| usable || !tier.has_cgroups());
     let mut prepared = Vec::new();
-    for (choice, tried) in tries {
-        let host = probe::host(host_tier(choice)).map_err(|error| error.to_string());
-        match host.and_then(|host| Ok((host, prepare(choice)?))) {
+    for tried in tries {
+        let host = probe::host(tried).map_err(|error| error.to_string());
+        match host.and_then(|host| Ok((host, prepare(&[tried])?))) {
             Ok((host, ready)) => prepared.push((host, tried, ready)),
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
@@ -409,7 +414,8 @@ fn examine(args: &doctor::Args) -> ExitCode {
             Err(reason) => facts.push(doctor::Fact::lacking("a throw-away cell", reason, "")),
         }
     }
-    let lost = tier.map(doctor::lost).unwrap_or_default();
+    let lost = tier.map_or(&[][..], Tier::lost);
+    let lost = lost.iter().map(|&what| what.to_owned()).collect();
     doctor::report(args, &doctor::Findings { tier, lost, facts })
 }
 

@@ -3,6 +3,7 @@
 //! An [`Outcome`] is also the `structuredContent` of the MCP result; its JSON Schema, generated from
 //! these types, is the published `outputSchema`.
 
+pub use profiles::tier::Tier;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -207,19 +208,11 @@ pub struct Enforced {
     pub filter: String,
     /// Control group values as read back, such as `memory.max = 536870912`.
     pub cgroup: Vec<String>,
+    /// Where the control groups are made, and by whose leave; absent without them.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub cgroup_place: String,
     /// Namespaces the cell has of its own.
     pub namespaces: Vec<String>,
-}
-
-/// How much of the design holds on this host. Each weaker one must be chosen by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Tier {
-    /// Every layer: namespaces, minimal root, Landlock, seccomp, cgroup limits.
-    Full,
-    /// Without cgroups: memory and CPU are limited for each process (rlimits) and their sum is only
-    /// sampled.
-    Rlimits,
 }
 
 /// A file that the tool left behind on purpose.

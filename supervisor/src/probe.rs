@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use profiles::host::{Arch, Host, Tier};
+use profiles::host::{Arch, Host};
+use profiles::tier::Tier;
 
 /// `SECCOMP_RET_USER_NOTIF`; see seccomp(2).
 const RET_USER_NOTIF: u32 = 0x7fc0_0000;

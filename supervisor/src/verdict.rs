@@ -14,6 +14,7 @@ use crate::exceeded;
 use crate::outcome::{Denial, DenialKind, Outcome, Status, Stream, Usage};
 use crate::service::Start;
 use crate::supervise::{Ending, Watched};
+use crate::surroundings;
 
 /// All that is known of a call that had a cell.
 pub struct Evidence {
@@ -229,24 +230,45 @@ fn setup(start: &Start, failure: SetupFailure, added: &[Mount]) -> (Status, Stri
         _ => String::new(),
     };
     let what = failure.step.what();
-    let why = match (failure.step, errno) {
-        (_, Errno::UnknownErrno) if failure.errno == 0 => "the kernel does not confirm it".into(),
-        (Step::Clone, Errno::EPERM) => "this host does not let us make user namespaces".into(),
-        (Step::Clone, Errno::ENOSPC | Errno::EUSERS) => {
-            "no more user namespaces may be made (`user.max_user_namespaces`)".into()
+    let failed = match failure.step {
+        Step::Mount => compiled.template.mounts.iter().chain(added).nth(index),
+        _ => None,
+    };
+    let found = surroundings::at_start().explain(failure.step, errno, failed);
+    let why = match (&found, failure.step, errno) {
+        (Some(found), _, _) => format!("{}: {}", errno.desc(), found.why),
+        (_, _, Errno::UnknownErrno) if failure.errno == 0 => {
+            "the kernel does not confirm it".into()
         }
+        (_, Step::Clone, Errno::EPERM) => "this host does not let us make user namespaces".into(),
         _ => errno.to_string(),
     };
+    let hint = found.map_or_else(
+        || "`toolcell doctor` says what this host lacks".to_owned(),
+        |found| found.mend,
+    );
     (
         Status::SetupFailed,
-        format!(
-            "the cell could not {what}{item}: {why}; hint: `toolcell doctor` says what this host lacks"
-        ),
+        format!("the cell could not {what}{item}: {why}; hint: {hint}"),
     )
 }
 
 /// What is wrong with a path of the host that could not be shown, and what mends it.
 fn unshown(mount: &Mount, failure: SetupFailure) -> Option<(String, &'static str)> {
+    if let Mount::Guarded { source, .. } = mount
+        && failure.step == Step::Mount
+        && failure.errno == Errno::EINVAL as i32
+    {
+        return Some((
+            format!(
+                "keep names in `{}` from being made (`files.protect`): it lies on a file system that \
+                 another overlay cannot be put over, such as a container's own overlay, or NFS",
+                source.display()
+            ),
+            "keep it on ext4, xfs, btrfs or tmpfs (in a container: a volume), or leave what does not \
+             exist out of `files.protect`",
+        ));
+    }
     let (Mount::Bind { source, .. } | Mount::Appended { source, .. }) = mount else {
         return None;
     };
@@ -265,6 +287,10 @@ fn unshown(mount: &Mount, failure: SetupFailure) -> Option<(String, &'static str
                  it, has no idmapped mounts"
             ),
             "keep it on ext4, xfs, btrfs or tmpfs, or run toolcell as the user who owns it",
+        )),
+        (Step::ShowOwner, Errno::EPERM) if !surroundings::at_start().sys_admin => Some((
+            format!("show `{path}` as its own user's, which takes CAP_SYS_ADMIN"),
+            "run toolcell as the user who owns it, or as root with that capability",
         )),
         (Step::ShowOwner, errno) => Some((
             format!("show `{path}` as its own user's: {}", errno.desc()),
@@ -345,6 +371,7 @@ fn exec_denial(start: &Start) -> Denial {
 }
 
 /// Whether a file has any execute permission, without which no profile makes it a program.
+#[must_use]
 pub fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata()

@@ -2,8 +2,8 @@
 
 use runner::spec::{Resource, Rlimit};
 
-use crate::host::Tier;
 use crate::resolve::Limits;
+use crate::tier::Tier;
 
 /// Stack of one process: the usual size, fixed so that no limit of the supervisor's decides how
 /// programs lay out their memory.

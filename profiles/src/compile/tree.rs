@@ -15,6 +15,9 @@ use super::covers::covers;
 use super::landlock::{Rights, Use};
 use super::skeleton;
 
+/// The tree of the system's programs and libraries.
+const USR: &str = "/usr";
+
 /// What the rules allow of one path of the host, all of them together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Allowed {
@@ -173,7 +176,23 @@ impl Tree {
         allowed.execute |= what == Use::Execute;
         allowed.write |= what == Use::Write;
         allowed.map |= map;
+        let same = *allowed;
         self.name(host, &path);
+        if path == Path::new(USR) {
+            self.add_unmerged(same, host);
+        }
+    }
+
+    /// Where `/usr` is not merged (Alpine, older distributions) `/bin`, `/lib` and the like are
+    /// directories of their own, and hold what lies in `/usr` elsewhere: the shell, the loader.
+    fn add_unmerged(&mut self, as_usr: Allowed, host: &Host) {
+        for alias in ALIASES.map(Path::new) {
+            if *host.at(alias) == PathFact::Directory {
+                self.directories.insert(alias.to_owned());
+                let allowed = self.allowed.entry(alias.to_owned()).or_default();
+                *allowed = allowed.beneath(as_usr);
+            }
+        }
     }
 
     /// Lets a path of the host be named in the cell by the links that lead to it there, without

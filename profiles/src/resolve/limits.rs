@@ -116,6 +116,8 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> Limits {
     );
     let cpu = reader.cores();
     let rate = reader.rate();
+    let require = reader.written(|limits| limits.require.as_ref());
+    let require = require.map(|(tier, _)| *tier);
     let (disk, tmp, shm) = (
         disk.unwrap_or(DISK_DEFAULT),
         tmp.unwrap_or(DISK_DEFAULT),
@@ -142,6 +144,7 @@ pub(super) fn resolve(chain: &Chain<'_>, problems: &mut Problems) -> Limits {
         connections: connections.unwrap_or(CONNECTIONS_DEFAULT),
         concurrency: concurrency.unwrap_or(CONCURRENCY_DEFAULT),
         rate,
+        require,
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! On v1 cells are made below the supervisor's own group in each hierarchy. On v2 they are made below
 //! a directory that was delegated to us, which must hold no process itself: so the supervisor first
-//! moves to a leaf of its own in it. What is found is tried out on a throw-away group before it is
-//! called usable.
+//! moves to a leaf of its own in it. Where systemd manages the host and has delegated nothing yet, it
+//! is asked for a scope. What is found is tried out on a throw-away group before it is called usable.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +14,9 @@ use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::delegation::delegated;
 use super::directories::Directories;
-use super::site::{Access, Place, Site, judge};
-use super::{CellLimits, CgroupError, Cgroups, file, v1, v2};
+use super::scope;
+use super::site::{Access, Place, Site, judge, without_scope};
+use super::{CellLimits, CgroupError, Cgroups, Way, file, v1, v2};
 
 /// Controllers without which there is no tier with cgroups.
 pub(super) const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
@@ -129,11 +130,15 @@ fn detect_v1(options: &Options) -> Result<Cgroups, Unusable> {
         memory,
         cpu,
     };
+    let way = match options.parent {
+        Some(_) => Way::Named,
+        None => Way::Own,
+    };
     let given = v1_below(&parents, &format!("{TOP}-{}", geteuid()));
-    let of_own = tried(super::Place::V1(parents.clone()));
+    let of_own = tried(super::Place::V1(parents.clone()), way.clone());
     match of_own {
         Err(error) if given.memory.is_dir() && options.parent.is_none() => {
-            tried(super::Place::V1(given)).map_err(|_| error)
+            tried(super::Place::V1(given), way).map_err(|_| error)
         }
         result => result,
     }
@@ -186,6 +191,26 @@ fn is_kind(error: &CgroupError, kind: std::io::ErrorKind) -> bool {
 }
 
 fn detect_v2(options: &Options) -> Result<Cgroups, Unusable> {
+    let (site, own) = look(options)?;
+    let (place, way) = match judge(&site) {
+        Ok(Place::AtTop(top)) => (Place::AtTop(top), Way::Top),
+        Ok(place) if options.parent.is_some() => (place, Way::Named),
+        Ok(place) => (place, Way::Delegated),
+        // Only who is in its own group is helped by another one.
+        Err(refusal) if own && site.scope_helps() => match scope::ask(site.uid) {
+            Ok(scope) => {
+                tracing::debug!(unit = scope.unit, "systemd gave a scope");
+                (judge(&look(options)?.0)?, Way::Asked(scope))
+            }
+            Err(error) => return Err(without_scope(refusal, &error)),
+        },
+        Err(refusal) => return Err(refusal),
+    };
+    made(place, way)
+}
+
+/// Looks at the directory that the operator named, or at this process's own; and says which.
+fn look(options: &Options) -> Result<(Site, bool), Unusable> {
     let mount = Path::new(UNIFIED_MOUNTPOINT);
     let own = own_paths()?;
     let path = own.get("").map_or("/", String::as_str);
@@ -195,8 +220,15 @@ fn detect_v2(options: &Options) -> Result<Cgroups, Unusable> {
         (None, Some(own)) => own.clone(),
         (None, None) => return Err(not_visible(path)),
     };
-    // Here, once systemd is asked for a delegated scope over D-Bus, a refusal gets a second chance.
-    let place = judge(&inspect(mount, &directory, own.as_deref()))?;
+    let site = inspect(mount, &directory, own.as_deref());
+    Ok((site, options.parent.is_none()))
+}
+
+/// Prepares the place, and tries it.
+fn made(place: Place, way: Way) -> Result<Cgroups, Unusable> {
+    let directory = match &place {
+        Place::AsItIs(path) | Place::WithLeaf(path) | Place::AtTop(path) => path.clone(),
+    };
     let refused = |error: CgroupError| {
         Unusable::new(
             format!(
@@ -234,7 +266,7 @@ fn detect_v2(options: &Options) -> Result<Cgroups, Unusable> {
         directory: parent,
         counts_swap,
     };
-    tried(super::Place::V2(parent)).map_err(refused)
+    tried(super::Place::V2(parent), way).map_err(refused)
 }
 
 /// Gathers the facts about a directory that [`judge`] decides on.
@@ -340,8 +372,8 @@ fn enable_controllers(parent: &Path) -> Result<(), CgroupError> {
 }
 
 /// Makes a group with limits and removes it again.
-fn tried(place: super::Place) -> Result<Cgroups, CgroupError> {
-    let cgroups = Cgroups { place };
+fn tried(place: super::Place, way: Way) -> Result<Cgroups, CgroupError> {
+    let cgroups = Cgroups { place, way };
     cgroups.create(&trial_name(), &TRIAL)?;
     Ok(cgroups)
 }

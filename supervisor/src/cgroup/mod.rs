@@ -13,6 +13,7 @@ mod events;
 mod file;
 mod limits;
 mod processes;
+mod scope;
 mod site;
 mod v1;
 mod v2;
@@ -158,6 +159,38 @@ impl fmt::Display for Version {
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     place: Place,
+    way: Way,
+}
+
+/// How the place came to be ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    /// Below the groups that the supervisor was started in, or that root made for its user (v1).
+    Own,
+    /// It was delegated before: by a unit's `Delegate=`, by `systemd-run`, by a container.
+    Delegated,
+    /// A scope that systemd was asked for.
+    Asked(scope::Scope),
+    /// A directory at the root of a hierarchy that nobody manages.
+    Top,
+    /// The operator named it.
+    Named,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("below the group that toolcell was started in"),
+            Self::Delegated => {
+                f.write_str("in the cgroup that toolcell was started in, which is its own")
+            }
+            Self::Asked(scope) => {
+                write!(f, "in the scope `{}`, asked of {}", scope.unit, scope.from)
+            }
+            Self::Top => f.write_str("at the top of the hierarchy, which nobody manages"),
+            Self::Named => f.write_str("in the cgroup that was named"),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -176,11 +209,18 @@ impl Cgroups {
         }
     }
 
+    /// How the place came to be ours, in words that follow "cells are made".
+    #[must_use]
+    pub fn way(&self) -> String {
+        self.way.to_string()
+    }
+
     /// What people want to know of it, a line each: the hierarchies, where in them cells are made,
     /// and what holds only in part.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!("cgroup {}", self.version())];
+        lines.push(format!("cells are made {}", self.way));
         match &self.place {
             Place::V1(parents) => {
                 let of = |name, path: &Path| format!("{name}: cells below `{}`", path.display());

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::detect::{CONTROLLERS, READ_ONLY_MEND, Unusable};
+use super::scope::ScopeError;
 
 /// Most processes that a message names.
 const NAMED_MAX: usize = 3;
@@ -113,7 +114,24 @@ pub(super) fn judge(site: &Site) -> Result<Place, Unusable> {
     }
 }
 
+/// A refusal, when the scope that could have mended it was not to be had either.
+pub(super) fn without_scope(refusal: Unusable, error: &ScopeError) -> Unusable {
+    let mend = match error {
+        ScopeError::MainProcess => "put `Delegate=yes` into the unit".to_owned(),
+        _ => refusal.mend,
+    };
+    Unusable {
+        reason: format!("{}; {error}", refusal.reason),
+        mend,
+    }
+}
+
 impl Site {
+    /// Whether a scope of systemd's could be what this directory is not.
+    pub fn scope_helps(&self) -> bool {
+        self.systemd && matches!(self.access, Access::Yes | Access::Denied)
+    }
+
     fn has_controllers(&self) -> Result<(), Unusable> {
         let lacks = |list: &[String]| -> Vec<&'static str> {
             let is_missing = |name: &&str| !list.iter().any(|found| found == *name);

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{Page, answer, answer_json};
 use crate::confinement::Confined;
 use crate::outcome::{Outcome, Status, Tier};
+use crate::surroundings;
 
 /// Arguments of `toolcell doctor`.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,22 +70,6 @@ impl Fact {
     }
 }
 
-/// What a tier lacks of the full one.
-#[must_use]
-pub fn lost(tier: Tier) -> Vec<String> {
-    match tier {
-        Tier::Full => vec![],
-        Tier::Rlimits => [
-            "memory: capped for each process (`RLIMIT_DATA`); the cell's sum is sampled ten times a \
-             second, so a burst can pass the limit before the cell is ended",
-            "CPU share: `limits.cpu` is not enforced; `limits.cpu_time` is, by samples",
-            "out of memory: a process sees a failed allocation rather than the kernel's kill",
-        ]
-        .map(str::to_owned)
-        .to_vec(),
-    }
-}
-
 /// Facts that need no cell.
 #[must_use]
 pub fn kernel_facts() -> Vec<Fact> {
@@ -96,8 +81,10 @@ pub fn kernel_facts() -> Vec<Fact> {
         Fact::fine("kernel", release.replace('"', "")),
         Fact::fine(
             "user",
-            if user.is_root() {
+            if user.is_root() && surroundings::at_start().sys_admin {
                 "root".to_owned()
+            } else if user.is_root() {
+                "root, without CAP_SYS_ADMIN".to_owned()
             } else {
                 format!("uid {user}")
             },
@@ -105,6 +92,7 @@ pub fn kernel_facts() -> Vec<Fact> {
         landlock(),
         seccomp(),
         user_namespaces(),
+        covered_proc(),
         modules(),
     ]
 }
@@ -122,9 +110,10 @@ pub fn confined_fact(confined: Result<Confined, String>) -> Fact {
 /// Facts from cells that were tried, with this tier.
 #[must_use]
 pub fn trial_fact(tier: Tier, outcome: &Outcome) -> Fact {
-    let what = match tier {
-        Tier::Full => "a throw-away cell, every layer",
-        Tier::Rlimits => "a throw-away cell, without cgroups",
+    let what = if tier.has_cgroups() {
+        "a throw-away cell, every layer"
+    } else {
+        "a throw-away cell, without cgroups"
     };
     if outcome.status == Status::Exited
         && outcome.exit_code == Some(0)
@@ -136,36 +125,12 @@ pub fn trial_fact(tier: Tier, outcome: &Outcome) -> Fact {
             format!("built, read back and removed; its program ran {took} ms"),
         );
     }
-    Fact::lacking(what, outcome.reason.clone(), mend_of(&outcome.reason))
-}
-
-/// Where a failure to build a cell usually comes from, by what is set on this host.
-fn mend_of(reason: &str) -> String {
-    let restricted = read_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
-    if restricted == Some(1) && !nix::unistd::geteuid().is_root() {
-        return apparmor_mend(&std::env::current_exe().unwrap_or_default());
-    }
-    if reason.contains("create the namespaces") {
-        return "check `sysctl kernel.unprivileged_userns_clone user.max_user_namespaces`; in a \
-                container, its seccomp profile must allow `clone3` and `unshare`"
-            .to_owned();
-    }
-    if reason.contains("Proc") && reason.contains("EPERM") {
-        return "parts of `/proc` are covered here, as in a container: start it so that `/proc` is \
-                whole (`--security-opt systempaths=unconfined`)"
-            .to_owned();
-    }
-    String::new()
-}
-
-/// The command that lets this one program make user namespaces where AppArmor restricts them.
-fn apparmor_mend(program: &std::path::Path) -> String {
-    let program = program.display();
-    format!(
-        "AppArmor restricts user namespaces here; as root: `printf 'abi <abi/4.0>,\\nprofile toolcell \
-         \"{program}\" flags=(unconfined) {{ userns, }}\\n' > /etc/apparmor.d/toolcell && \
-         apparmor_parser -r /etc/apparmor.d/toolcell`"
-    )
+    let (found, mend) = match outcome.reason.split_once("; hint: ") {
+        Some((_, mend)) if mend.contains("toolcell doctor") => (outcome.reason.as_str(), ""),
+        Some(parts) => parts,
+        None => (outcome.reason.as_str(), ""),
+    };
+    Fact::lacking(what, found, mend)
 }
 
 fn landlock() -> Fact {
@@ -193,39 +158,41 @@ fn seccomp() -> Fact {
         let mend = "run a kernel that is built with CONFIG_SECCOMP_FILTER";
         return Fact::lacking("seccomp", "no filters", mend);
     }
-    if runner::sys::seccomp_action_available(USER_NOTIF) {
-        Fact::fine("seccomp", "filters, and denials are named")
+    let named = if runner::sys::seccomp_action_available(USER_NOTIF) {
+        "filters, and denials are named"
     } else {
-        Fact::fine(
-            "seccomp",
-            "filters; denials are not named (no user notification)",
-        )
-    }
+        "filters; denials are not named (no user notification)"
+    };
+    let outer = if surroundings::at_start().filtered {
+        "; one from outside is in force already, as in a container"
+    } else {
+        ""
+    };
+    Fact::fine("seccomp", format!("{named}{outer}"))
 }
 
 fn user_namespaces() -> Fact {
     let what = "user namespaces";
-    if read_number("/proc/sys/kernel/unprivileged_userns_clone") == Some(0)
-        && !nix::unistd::geteuid().is_root()
-    {
-        return Fact::lacking(
-            what,
-            "forbidden to ordinary users (`kernel.unprivileged_userns_clone = 0`)",
-            "sysctl -w kernel.unprivileged_userns_clone=1",
-        );
+    let around = surroundings::at_start();
+    if let Some(found) = around.forbids_namespaces() {
+        return Fact::lacking(what, found.why, found.mend);
     }
-    match read_number("/proc/sys/user/max_user_namespaces") {
-        Some(0) => Fact::lacking(
-            what,
-            "none allowed (`user.max_user_namespaces = 0`)",
-            "sysctl -w user.max_user_namespaces=15000",
-        ),
-        Some(most) => Fact::fine(what, format!("up to {most}")),
-        None => Fact::lacking(
-            what,
-            "not in this kernel",
-            "run one built with CONFIG_USER_NS",
-        ),
+    let most = around.userns_max.unwrap_or_default();
+    let but = match around.apparmor_userns {
+        Some(1) if !around.sys_admin => {
+            "; AppArmor restricts those of programs without a profile that allows them"
+        }
+        _ => "",
+    };
+    Fact::fine(what, format!("up to {most}{but}"))
+}
+
+/// What a container, or a unit, puts over parts of `/proc`.
+fn covered_proc() -> Fact {
+    let what = "/proc";
+    match surroundings::at_start().covered_proc() {
+        Some(found) => Fact::lacking(what, found.why, found.mend),
+        None => Fact::fine(what, "whole"),
     }
 }
 
@@ -236,10 +203,6 @@ fn modules() -> Fact {
         "security modules",
         list.unwrap_or_else(|error| format!("not known: `{LSM}`: {error}")),
     )
-}
-
-fn read_number(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Reports the findings; success only if this host has the full tier.
@@ -275,11 +238,11 @@ pub fn report(args: &Args, findings: &Findings) -> ExitCode {
     page.line(0, "");
     match findings.tier {
         Some(Tier::Full) => page.line(0, "tier: full: every layer holds for every call"),
-        Some(Tier::Rlimits) => {
-            page.line(
-                0,
-                "tier: rlimits, if you choose it by `--tier rlimits`; calls are refused else",
+        Some(tier) => {
+            let chosen = format!(
+                "tier: {tier}, if you choose it by `--tier {tier}`; calls are refused else"
             );
+            page.line(0, &chosen);
         }
         None => page.line(
             0,
@@ -288,16 +251,4 @@ pub fn report(args: &Args, findings: &Findings) -> ExitCode {
     }
     page.list("what is lost:", &findings.lost);
     answer(&page.text, status)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mend_for_apparmor_is_a_whole_command() {
-        let mend = apparmor_mend(std::path::Path::new("/opt/my tools/toolcell"));
-        let command = r#"`printf 'abi <abi/4.0>,\nprofile toolcell "/opt/my tools/toolcell" flags=(unconfined) { userns, }\n' > /etc/apparmor.d/toolcell && apparmor_parser -r /etc/apparmor.d/toolcell`"#;
-        assert!(mend.ends_with(command), "{mend}");
-    }
 }

@@ -163,9 +163,12 @@ fn plain(name: &str) -> Option<PathBuf> {
         let mut text: String = part
             .to_str()?
             .chars()
-            .map(|character| match render::acts_on_terminals(character) {
-                true => '_',
-                false => character,
+            .map(|character| {
+                if render::acts_on_terminals(character) {
+                    '_'
+                } else {
+                    character
+                }
             })
             .collect();
         if text.starts_with('.') {

@@ -28,14 +28,24 @@ const CACHE_ENTRIES: u64 = 1024;
 #[derive(Clone)]
 pub struct Names {
     resolver: Result<TokioResolver, Arc<str>>,
+    /// Whether the host names a server to ask.
+    has_servers: bool,
 }
 
 impl Names {
     /// Reads the host's files; without `resolv.conf` only `hosts` is known.
     #[must_use]
     pub fn new(resolv_conf: Option<OwnedFd>, hosts: Option<OwnedFd>) -> Self {
-        let resolver = build(resolv_conf, hosts).map_err(|error| error.to_string().into());
-        Self { resolver }
+        match build(resolv_conf, hosts) {
+            Ok((resolver, has_servers)) => Self {
+                resolver: Ok(resolver),
+                has_servers,
+            },
+            Err(error) => Self {
+                resolver: Err(error.to_string().into()),
+                has_servers: true,
+            },
+        }
     }
 
     /// The addresses of a name, each once.
@@ -48,9 +58,15 @@ impl Names {
         let lookup = resolver.lookup_ip(format!("{name}."));
         match tokio::time::timeout(LOOKUP_MAX, lookup).await {
             Err(_) => Err(format!("nobody answered within {} s", LOOKUP_MAX.as_secs())),
-            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => {
+            Ok(Err(error))
+                if self.has_servers && (error.is_no_records_found() || error.is_nx_domain()) =>
+            {
                 Err("no such name".to_owned())
             }
+            Ok(Err(_)) if !self.has_servers => Err(
+                "this host names no DNS server: `/etc/resolv.conf` is missing, or has no `nameserver`"
+                    .to_owned(),
+            ),
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok(found)) => {
                 let mut addresses = Vec::new();
@@ -65,7 +81,11 @@ impl Names {
     }
 }
 
-fn build(resolv_conf: Option<OwnedFd>, hosts: Option<OwnedFd>) -> io::Result<TokioResolver> {
+/// A resolver, and whether it has servers to ask.
+fn build(
+    resolv_conf: Option<OwnedFd>,
+    hosts: Option<OwnedFd>,
+) -> io::Result<(TokioResolver, bool)> {
     let (config, mut options) = match resolv_conf {
         Some(file) => parse_resolv_conf(contents(file)?).map_err(io::Error::other)?,
         None => (
@@ -76,6 +96,7 @@ fn build(resolv_conf: Option<OwnedFd>, hosts: Option<OwnedFd>) -> io::Result<Tok
     options.cache_size = CACHE_ENTRIES;
     options.use_hosts_file = ResolveHosts::Never;
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    let has_servers = !config.name_servers().is_empty();
     let provider = TokioRuntimeProvider::default();
     let mut builder = TokioResolver::builder_with_config(config, provider);
     *builder.options_mut() = options;
@@ -85,7 +106,7 @@ fn build(resolv_conf: Option<OwnedFd>, hosts: Option<OwnedFd>) -> io::Result<Tok
         known.read_hosts_conf(contents(file)?.as_slice())?;
         resolver.set_hosts(Arc::new(known));
     }
-    Ok(resolver)
+    Ok((resolver, has_servers))
 }
 
 fn contents(file: OwnedFd) -> io::Result<Vec<u8>> {

@@ -76,6 +76,7 @@ async fn what_a_v1_parent_hands_down_is_reckoned_with() {
     assert_eq!(parents.cores, Some(0.3));
     let below = Cgroups {
         place: Place::V1(parents),
+        way: Way::Named,
     };
     let group = below.create(name, &LIMITS).unwrap();
     let lines = group.read_back();
