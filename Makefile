@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test test-vm test-vm-all fuzz bench-egress release deb tarball reproducible \
+.PHONY: help build demo check test test-vm test-vm-all test-vm-package fuzz bench-egress release deb tarball reproducible \
     install
 
 help: ## List what can be made
@@ -35,6 +35,9 @@ test-vm: ## Test in a virtual machine with systemd and cgroup v2, as root and as
 
 test-vm-all: ## The same with every test that matters there
 	integration-tests/vm/test.sh all
+
+test-vm-package: ## Install, run, crash, upgrade and purge the Debian package in a virtual machine
+	integration-tests/vm/packaging.sh
 
 fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	fuzz/run.sh $(FUZZ_SECONDS)
