@@ -9,7 +9,8 @@ FUZZ_SECONDS ?= 60
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test test-vm test-vm-all test-vm-matrix fuzz bench bench-egress install
+.PHONY: help build demo check test test-vm test-vm-all test-vm-matrix test-vm-package fuzz bench bench-egress \
+    release deb tarball reproducible install
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,8 @@ test-vm-all: ## The same with every test that matters there
 
 test-vm-matrix: ## Escapes, layers and ends of calls on every kernel, compared with docs/hosts.md
 	integration-tests/vm/test.sh matrix $(GUESTS)
+test-vm-package: ## Install, run, crash, upgrade and purge the Debian package in a virtual machine
+	integration-tests/vm/packaging.sh
 
 fuzz: ## Fuzz every target for FUZZ_SECONDS (needs nightly Rust and cargo-fuzz)
 	fuzz/run.sh $(FUZZ_SECONDS)
@@ -47,5 +50,18 @@ bench-egress: build ## Measure egress by turns with direct loopback, and with `s
 bench: build ## Measure calls by turns with bare spawns, and with the sandboxes that are installed here
 	$(CARGO) bench --locked -p toolcell-integration-tests --bench calls
 
-install: build ## Install the executable below PREFIX
-	install -D -m 0755 $(TARGET)/release/toolcell $(DESTDIR)$(PREFIX)/bin/toolcell
+release: ## Build what is released: one static executable, its manual pages and completions, in target/dist
+	packaging/release.sh
+
+deb: release ## Make a Debian package of it (needs cargo-deb)
+	packaging/deb.sh
+
+tarball: release ## Make a tarball of it, for any Linux of this architecture
+	packaging/tarball.sh
+
+reproducible: ## Build the committed source twice, in different directories, and compare the bytes
+	packaging/reproducible.sh
+
+install: build ## Install the executable, manual pages, completions and systemd's units below PREFIX
+	packaging/collect.sh $(TARGET)/release/toolcell $(TARGET)/collected
+	PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) packaging/install.sh $(TARGET)/collected

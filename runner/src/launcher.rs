@@ -139,6 +139,13 @@ impl Launcher {
                 }
                 Ok(())
             }
+            Order::Answer => {
+                if let Some(socket) = descriptors.first() {
+                    // Whoever asked may have given up waiting.
+                    let _ = sys::send(socket.as_fd(), &[1], &[]);
+                }
+                Ok(())
+            }
             Order::Over { call } => {
                 self.leftovers.forget(call);
                 Ok(())

@@ -62,6 +62,8 @@ pub enum Order {
     /// Start this executable as a gateway ([`crate::launcher::GATEWAY_ARGUMENT`]). One descriptor: the
     /// socket that it obeys.
     Gateway,
+    /// Say that the launcher takes orders. One descriptor: the socket that gets one byte for it.
+    Answer,
     /// The call of this number is over, and its leftovers are removed.
     Over {
         /// Its number.

@@ -25,7 +25,7 @@ use crate::launch::{Cell, Grounds, Launcher};
 use crate::outcome::{Enforced, Outcome, StartedFrom, Tier};
 use crate::pool::Pool;
 use crate::secrets::Store;
-use crate::service::{Asker, Keeping, Run, Running, Start, Stream};
+use crate::service::{Alive, Asker, Keeping, Run, Running, Start, Stream};
 use crate::shown::{self, Viewer};
 use crate::streams::{self, Ends, Kept, Listeners, OutputLimit};
 use crate::supervise::{self, Before, Watch, Watched};
@@ -425,6 +425,13 @@ impl Run for Cells {
                 Ok(outcome) => outcome,
                 Err(Refused(reason)) => verdict::refused(&start, reason),
             }
+        })
+    }
+
+    fn alive(&self) -> Alive<'_> {
+        Box::pin(async {
+            let answered = self.launcher.answer().await;
+            answered.map_err(|error| error.to_string())
         })
     }
 }

@@ -6,20 +6,25 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use profiles::host::Host;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::call::Cells;
 use crate::caller::Caller;
 use crate::cgroup::{self, Detection};
 use crate::commands::out::Out;
-use crate::commands::{audit, call, check, doctor, explain, key, list, run, serve, tell};
+use crate::commands::{
+    audit, call, check, completions, doctor, explain, key, list, man, run, serve, tell,
+};
 use crate::confinement::{self, Confined, Places};
 use crate::ids::HostIds;
 use crate::outcome::{Outcome, StartedFrom, Tier};
 use crate::results::Results;
 use crate::service::{Asker, Run, Start};
+use crate::systemd::{Notifier, journal};
 use crate::tiers::TierArgs;
 use crate::workspace::Workspaces;
 use crate::{dirs, launch, probe, surroundings, verdict};
@@ -59,6 +64,16 @@ enum Command {
     Audit(audit::Args),
     /// Make, list and revoke API keys
     Key(key::Args),
+    /// Write the manual pages
+    Man(man::Args),
+    /// Write what a shell needs to complete commands
+    Completions(completions::Args),
+}
+
+/// The whole command line, for the manual and for shells.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Does what the command line asks for.
@@ -81,12 +96,12 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Serve(args) => serve(&tiers, &args),
         Command::Call(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(&tiers, For::Command, out, async |host, cells| {
+            command_with_cells(&tiers, out, async |host, cells| {
                 call::run(&args, out, host, cells).await
             })
         }),
         Command::Run(args) => with_out(args.out.as_deref(), |out| {
-            with_cells(&tiers, For::Command, out, async |host, cells| {
+            command_with_cells(&tiers, out, async |host, cells| {
                 run::run(&args, out, host, cells).await
             })
         }),
@@ -96,11 +111,24 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => examine(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Key(args) => key::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args),
     }
 }
 
-/// Makes the sockets that it is to serve on while that is still possible.
+/// Makes the sockets that it is to serve on, and the one that its service manager hears it by, while
+/// that is still possible.
 fn serve(tiers: &[Tier], args: &serve::Args) -> ExitCode {
+    let notifier = match Notifier::from_environment() {
+        Ok(notifier) => notifier,
+        Err(error) => {
+            tell(&format!(
+                "toolcell: the service manager that waits for it (`NOTIFY_SOCKET`) cannot be told: \
+                 {error}"
+            ));
+            return ExitCode::from(run::EXIT_NOT_STARTED);
+        }
+    };
     let listening = match args.http.listen(args.stdio) {
         Ok(listening) => listening,
         Err(error) => {
@@ -112,8 +140,8 @@ fn serve(tiers: &[Tier], args: &serve::Args) -> ExitCode {
         None => For::Client,
         Some(_) => For::Many,
     };
-    with_cells(tiers, purpose, None, async |host, cells| {
-        serve::run(args, listening, host, cells).await
+    with_cells(tiers, purpose, &notifier, async |host, cells| {
+        serve::run(args, listening, host, cells, &notifier).await
     })
 }
 
@@ -132,15 +160,27 @@ fn misused(error: &clap::Error, arguments: impl Iterator<Item = std::ffi::OsStri
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Logs to standard error, which MCP leaves to the server; `TOOLCELL_LOG` sets the filter.
+/// Logs to standard error, which MCP leaves to the server, or with fields to the journal if that is
+/// where standard error leads; `TOOLCELL_LOG` sets the filter.
 fn log() {
-    // The protocol library warns of each request that a client gives up.
-    let usual = || tracing_subscriber::EnvFilter::new("warn,rmcp=error");
+    let journal = journal::layer();
+    // The protocol library warns of each request that a client gives up. A service's log also says
+    // how each call ended.
+    let usual = if journal.is_some() {
+        "info,rmcp=error"
+    } else {
+        "warn,rmcp=error"
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLCELL_LOG");
-    tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| usual()))
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_writer(std::io::stderr)
+    let lines = journal.is_none().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .with_writer(std::io::stderr)
+    });
+    tracing_subscriber::registry()
+        .with(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual)))
+        .with(journal)
+        .with(lines)
         .init();
 }
 
@@ -171,10 +211,10 @@ fn weakest(tiers: &[Tier]) -> Tier {
 }
 
 /// What cells are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum For {
-    /// One command, which tells what is refused.
-    Command,
+#[derive(Clone, Copy)]
+enum For<'a> {
+    /// One command, which tells what is refused, and where it puts what the tool leaves.
+    Command(Option<&'a Out>),
     /// A client on standard input and output. If calls cannot be had, a server announces it before
     /// the first one is refused.
     Client,
@@ -182,13 +222,22 @@ enum For {
     Many,
 }
 
+fn command_with_cells(
+    tiers: &[Tier],
+    out: Option<&Out>,
+    work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
+) -> ExitCode {
+    with_cells(tiers, For::Command(out), &Notifier::default(), work)
+}
+
 /// Makes what calls need, in the order that the kernel asks for: our place among the cgroups, then
 /// the launcher (which inherits it), then our own confinement (which the launcher must not inherit),
-/// then threads (which do).
+/// then threads (which do). If calls cannot be had, a service does not start at all, so that its manager
+/// shows why.
 fn with_cells(
     tiers: &[Tier],
-    purpose: For,
-    out: Option<&Out>,
+    purpose: For<'_>,
+    notifier: &Notifier,
     work: impl AsyncFnOnce(Host, Arc<dyn Run>) -> ExitCode,
 ) -> ExitCode {
     with_host(weakest(tiers), |mut host| {
@@ -196,12 +245,19 @@ fn with_cells(
         if let Ok(prepared) = &cells {
             host.tier = prepared.tier;
         }
-        let listens = purpose == For::Many;
+        let listens = matches!(purpose, For::Many);
         if listens {
             serve::http::raise_descriptors();
         }
-        let cells_made = cells.as_ref().map_or(&[][..], std::slice::from_ref);
-        let confined = confine(cells_made, listens, out);
+        let out = match purpose {
+            For::Command(out) => out,
+            For::Client | For::Many => None,
+        };
+        let confined = confine(
+            cells.as_ref().map_or(&[], std::slice::from_ref),
+            listens,
+            out,
+        );
         // Without its own confinement a supervisor makes no calls.
         let cells = cells.and_then(|prepared| confined.map(|_| prepared));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -220,8 +276,13 @@ fn with_cells(
                 Ok(cells) => Arc::new(cells),
                 Err(reason) => {
                     // Without a state directory the command says so itself, and ends.
-                    if purpose != For::Command && dirs::state().is_ok() {
+                    let announce = !matches!(purpose, For::Command(_)) && dirs::state().is_ok();
+                    if announce || notifier.is_on() {
                         tell(&format!("toolcell: calls will be refused: {reason}"));
+                        if notifier.is_on() {
+                            notifier.status(&reason);
+                            return ExitCode::from(run::EXIT_NOT_STARTED);
+                        }
                     }
                     Arc::new(Refusing(reason))
                 }
@@ -255,6 +316,7 @@ fn confine(prepared: &[Prepared], listens: bool, out: Option<&Out>) -> Result<Co
             .map(std::path::Path::to_owned)
             .collect(),
         seen: adds_up.map(|ready| ready.launcher.pid()),
+        journal: journal::is_here().then(|| journal::SOCKET.into()),
         listens,
     };
     confinement::confine(&places).map_err(|error| error.to_string())

@@ -3,10 +3,12 @@
 pub mod audit;
 pub mod call;
 pub mod check;
+pub mod completions;
 pub mod doctor;
 pub mod explain;
 pub mod key;
 pub mod list;
+pub mod man;
 pub mod out;
 pub mod run;
 pub mod serve;

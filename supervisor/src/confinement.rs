@@ -48,6 +48,8 @@ pub struct Places {
     /// A process that is like cells' in that it stays outside, whose entries in `/proc` must stay to
     /// be seen: in a tier that adds up what they say.
     pub seen: Option<u32>,
+    /// The journal's socket, if the log goes there: its messages name it each time.
+    pub journal: Option<PathBuf>,
     /// It has sockets to accept connections from.
     pub listens: bool,
 }
@@ -182,10 +184,14 @@ fn enforce_landlock(places: &Places) -> Result<u32, String> {
         .cgroups
         .iter()
         .map(|path| (path, files | directories));
+    // Before ABI 9 Landlock has no such right, and looking a socket up is not restricted.
+    let right = BitFlags::from(AccessFs::ResolveUnix) & handled;
+    let journal = places.journal.iter().filter(|_| !right.is_empty());
+    let journal = journal.map(|path| (path, right));
     let makes = AccessFs::MakeReg | AccessFs::MakeDir | AccessFs::WriteFile;
     let out = places.out.iter().map(|path| (path, makes));
     let mut ruleset = ruleset.create().map_err(text)?;
-    for (path, access) in state.chain(groups).chain(out) {
+    for (path, access) in state.chain(groups).chain(journal).chain(out) {
         let rule = beneath(path, access & handled)?;
         ruleset = ruleset.add_rule(rule).map_err(text)?;
     }

@@ -299,6 +299,40 @@ impl Launcher {
         Ok(ours)
     }
 
+    /// Waits until the launcher says that it takes orders. If it has gone, the one that stood by
+    /// takes over, as for a call. The caller sets the deadline.
+    ///
+    /// # Errors
+    /// If no launcher can be had.
+    pub async fn answer(&self) -> Result<(), LaunchError> {
+        let (ours, theirs) = pair().map_err(|e| LaunchError::Resources(e.into()))?;
+        let ours = watch(ours).map_err(LaunchError::Resources)?;
+        let mut link = self.link.lock().await;
+        match link.send(&Order::Answer, &[theirs.as_fd()]).await {
+            Err(LaunchError::Gone(error)) => {
+                tracing::error!(%error, "the launcher has ended, and its cells with it; another takes over");
+                link.replace().map_err(LaunchError::Gone)?;
+                link.send(&Order::Answer, &[theirs.as_fd()]).await?;
+            }
+            result => result?,
+        }
+        drop(link);
+        drop(theirs);
+        // The end of the socket without the byte: it went before it came to this order.
+        let mut byte = [0];
+        loop {
+            let mut ready = ours.readable().await.map_err(LaunchError::Untold)?;
+            let received =
+                ready.try_io(|socket| Ok(runner::sys::receive(socket.as_fd(), &mut byte)?));
+            match received {
+                Err(_would_block) => {}
+                Ok(Ok((1, _))) => return Ok(()),
+                Ok(Ok(_)) => return Err(LaunchError::Gone(Errno::EPIPE.into())),
+                Ok(Err(error)) => return Err(LaunchError::Gone(error)),
+            }
+        }
+    }
+
     /// Tells the launcher that what this cell had on the host is removed.
     ///
     /// # Errors

@@ -43,6 +43,7 @@ pub mod shown;
 pub mod streams;
 pub mod supervise;
 pub mod surroundings;
+pub mod systemd;
 pub mod tiers;
 pub mod tool;
 pub mod turns;

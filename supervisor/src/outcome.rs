@@ -37,6 +37,27 @@ pub enum Status {
     SetupFailed,
 }
 
+impl Status {
+    /// As it stands in results and receipts.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Signalled => "signalled",
+            Self::TimedOut => "timed_out",
+            Self::CpuTimeExceeded => "cpu_time_exceeded",
+            Self::OutOfMemory => "out_of_memory",
+            Self::PidsExceeded => "pids_exceeded",
+            Self::OutputExceeded => "output_exceeded",
+            Self::DiskExceeded => "disk_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::Denied => "denied",
+            Self::Refused => "refused",
+            Self::SetupFailed => "setup_failed",
+        }
+    }
+}
+
 /// The result of one call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
@@ -221,4 +242,27 @@ pub struct Artifact {
     pub mime_type: String,
     /// Where it can be read (`resources/read`).
     pub resource: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_named_as_in_results() {
+        let Some(schema) = schemars::schema_for!(Status).get("oneOf").cloned() else {
+            panic!("a schema that lists them");
+        };
+        let listed: Vec<Status> = schema
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| serde_json::from_value(one["const"].clone()).expect("a status"))
+            .collect();
+        assert_eq!(listed.len(), 12);
+        for status in listed {
+            let written = serde_json::to_value(status).expect("it is plain");
+            assert_eq!(written, status.name());
+        }
+    }
 }

@@ -110,6 +110,12 @@ pub trait Run: Send + Sync + 'static {
     /// [`Asker::cancel`] is cancelled, and it never fails: whatever happens is an [`Outcome`].
     fn run(&self, start: Start) -> Running<'_>;
 
+    /// Resolves once what runs calls has shown that it can; the error says why it cannot. Whoever
+    /// asks sets the deadline.
+    fn alive(&self) -> Alive<'_> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Why no call can be run here, if so.
     fn unable(&self) -> Option<&str> {
         None
@@ -127,6 +133,9 @@ pub trait Run: Send + Sync + 'static {
 
 /// Preparations under way.
 pub type Keeping<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// A sign of life that is waited for.
+pub type Alive<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
 
 /// A call under way.
 pub type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
@@ -236,6 +245,24 @@ impl Service {
         self.calls.is_empty()
     }
 
+    /// How it goes, in one line.
+    #[must_use]
+    pub fn status(&self) -> String {
+        let plural = |count: usize| if count == 1 { "" } else { "s" };
+        let tools = self.catalog.snapshot().tools.len();
+        let calls = self.calls.len();
+        let does = if self.closing.is_cancelled() {
+            "stopping"
+        } else {
+            "serving"
+        };
+        format!(
+            "{does} {tools} tool{}, {calls} call{} under way",
+            plural(tools),
+            plural(calls)
+        )
+    }
+
     /// Cancelled when no more calls are taken.
     #[must_use]
     pub fn closing(&self) -> &CancellationToken {
@@ -332,6 +359,7 @@ impl Service {
         outcome.call = call;
         let receipt = Receipt::new(&outcome, &tool.compiled.digest, digest, &caller);
         let receipt = write(reservation, receipt, &mut outcome).await;
+        tell(&outcome, &caller);
         Answer {
             outcome,
             receipt,
@@ -414,6 +442,24 @@ async fn with_elapsed(mut running: Running<'_>, progress: mpsc::Sender<Progress>
             }
         }
     }
+}
+
+/// Says in the log how a call ended; not what it was given, nor what it wrote.
+fn tell(outcome: &Outcome, caller: &Caller) {
+    let wall = outcome.usage.wall_ms;
+    tracing::info!(
+        call = outcome.call,
+        tool = outcome.tool,
+        caller = caller.id,
+        status = outcome.status.name(),
+        exit_code = outcome.exit_code,
+        wall_ms = wall,
+        memory_peak_bytes = outcome.usage.memory_peak_bytes,
+        denials = outcome.denials.len(),
+        "call of `{}`: {} after {wall} ms",
+        outcome.tool,
+        outcome.status.name(),
+    );
 }
 
 /// Writes the receipt; an outcome without one says so.

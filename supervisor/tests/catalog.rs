@@ -232,7 +232,11 @@ fn tool_that_was_asked_for_and_is_gone_keeps_them_all() {
 async fn changed_file_is_noticed_and_taken() {
     let fixture = Fixture::new();
     let mut changes = fixture.service.catalog.changes();
-    let watching = watch(std::sync::Arc::clone(&fixture.service)).unwrap();
+    let watching = watch(
+        std::sync::Arc::clone(&fixture.service),
+        supervisor::systemd::Notifier::default(),
+    )
+    .unwrap();
     // As editors write: beside it, and renamed over it.
     let temporary = fixture.profile("alpha").with_extension("new");
     let text = profile("alpha", "").replace("A tool of the tests.", "Changed.");

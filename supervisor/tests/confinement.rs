@@ -447,6 +447,7 @@ fn inside(scratch: &Path) {
             .map(Path::to_owned)
             .collect(),
         seen: Some(ground.child.id()),
+        journal: None,
         listens,
     };
     let begun = std::time::Instant::now();

@@ -19,7 +19,11 @@ async fn hangup_reads_profiles_that_no_watch_can_see() {
     fs::remove_file(fixture.profile("alpha")).unwrap();
     std::os::unix::fs::symlink(&target, fixture.profile("alpha")).unwrap();
     let mut changes = fixture.service.catalog.changes();
-    let watching = watch(Arc::clone(&fixture.service)).unwrap();
+    let watching = watch(
+        Arc::clone(&fixture.service),
+        supervisor::systemd::Notifier::default(),
+    )
+    .unwrap();
 
     // Behind a link, which is not watched.
     let text = profile("alpha", "").replace("A tool of the tests.", "Changed.");

@@ -184,12 +184,11 @@ fn latencies(
     rounds: usize,
     peers: &[Peer],
 ) -> Latencies {
-    let mut calls = Calls::new(world, "few");
+    let calls = Mutex::new(Calls::new(world, "few"));
     let profile = world.profile("");
     let mut ways: Vec<(String, Box<dyn FnMut() -> f64 + '_>, usize)> = Vec::new();
     let bare = || timed(Command::new(command[0]).args(&command[1..]));
     ways.push(("bare spawn".to_owned(), Box::new(bare), 1));
-    let calls = Mutex::new(&mut calls);
     let call = |tool: String, code: Option<&'static str>, start: &'static str| {
         let calls = &calls;
         Box::new(move || {

@@ -25,6 +25,7 @@ use crate::lines::{InFlight, Lines};
 use crate::results::Results;
 use crate::server::Server;
 use crate::service::{Run, Service};
+use crate::systemd::{self, Notifier};
 
 pub mod http;
 
@@ -124,13 +125,14 @@ pub async fn run(
     listening: Option<Listening>,
     host: Host,
     cells: Arc<dyn Run>,
+    notifier: &Notifier,
 ) -> ExitCode {
     let service = match service(&args.sources, args.receipts.into(), host, cells) {
         Ok(service) => service,
         Err(status) => return status,
     };
     tell_left_out(&service.catalog.snapshot());
-    let watching = match watch(Arc::clone(&service)) {
+    let watching = match watch(Arc::clone(&service), notifier.clone()) {
         Ok(watching) => watching,
         Err(error) => {
             tell(&format!("toolcell: could not watch the profiles: {error}"));
@@ -146,14 +148,20 @@ pub async fn run(
     };
     let keeping = Arc::clone(&service);
     let keeping = tokio::spawn(async move { keeping.keep_waiting().await });
+    let alive = tokio::spawn(systemd::watch(notifier.clone(), Arc::clone(&service)));
+    let closing = tokio::spawn(tell_of_end(notifier.clone(), Arc::clone(&service)));
+    // The sockets listen already: who connects from now on is waited for.
+    notifier.ready(&service.status());
     let end = match listening {
         None => serve(&service, tokio::io::stdin(), tokio::io::stdout(), stop).await,
-        Some(listening) => http::run(&args.http, &service, listening, stop).await,
+        Some(listening) => http::run(&args.http, &service, listening, stop, notifier).await,
     };
     service.close(Duration::ZERO).await;
     // What still waits dies with the supervisor, and the launcher removes what it stood on.
     let _ = timeout(EXIT_GRACE, keeping).await;
-    watching.abort();
+    for task in [watching, alive, closing] {
+        task.abort();
+    }
     match end {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -161,6 +169,12 @@ pub async fn run(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Tells the service manager when no more calls are taken.
+async fn tell_of_end(notifier: Notifier, service: Arc<Service>) {
+    service.closing().cancelled().await;
+    notifier.stopping(&service.status());
 }
 
 fn tell_left_out(snapshot: &Snapshot) {
@@ -258,7 +272,7 @@ impl Stop {
 }
 
 /// Reads the profiles again when their files or the user's secrets change, or at SIGHUP.
-pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
+pub fn watch(service: Arc<Service>, notifier: Notifier) -> io::Result<tokio::task::JoinHandle<()>> {
     let (tell_of, mut touches) = mpsc::channel(1);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let harmless = event.is_ok_and(|event| event.kind.is_access());
@@ -273,7 +287,7 @@ pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
     Ok(tokio::spawn(async move {
         loop {
             tokio::select! {
-                _ = hang_up.recv() => {}
+                _ = hang_up.recv() => notifier.reloading(),
                 touch = touches.recv() => {
                     if touch.is_none() {
                         return;
@@ -281,7 +295,16 @@ pub fn watch(service: Arc<Service>) -> io::Result<tokio::task::JoinHandle<()>> {
                     let _ = timeout(DEBOUNCE_MAX, at_rest(&mut touches)).await;
                 }
             }
-            reload(&service).await;
+            let read = reload(&service).await;
+            // After each reading, since a manager that was told of a reload waits for this.
+            notifier.ready(&if read {
+                service.status()
+            } else {
+                format!(
+                    "a profile is wrong, the tools stay as they were; {}",
+                    service.status()
+                )
+            });
             // One that was not there before, or was replaced, has to be watched anew.
             watch_directories(&mut watcher, &service);
         }
@@ -313,7 +336,8 @@ fn watch_directory(watcher: &mut impl Watcher, path: &Path) {
     }
 }
 
-async fn reload(service: &Arc<Service>) {
+/// Whether they could be read; if not, the tools stay as they were.
+async fn reload(service: &Arc<Service>) -> bool {
     let reloading = Arc::clone(service);
     let reloaded = tokio::task::spawn_blocking(move || reloading.catalog.reload()).await;
     match reloaded {
@@ -322,11 +346,16 @@ async fn reload(service: &Arc<Service>) {
             if changed {
                 tell_left_out(&service.catalog.snapshot());
             }
+            true
         }
         Ok(Err(diagnostics)) => {
             tell("toolcell: the profiles changed, and one is wrong; the tools stay as they were");
             show(&diagnostics);
+            false
         }
-        Err(error) => tracing::error!(%error, "reading the profiles again failed"),
+        Err(error) => {
+            tracing::error!(%error, "reading the profiles again failed");
+            false
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::http::connection::{CONNECTIONS_MAX, DESCRIPTORS_KEPT};
 use crate::http::{Metrics, Options, serve};
 use crate::metrics;
 use crate::service::Service;
+use crate::systemd::Notifier;
 
 /// Arguments of `toolcell serve` that are about HTTP.
 #[derive(Debug, Clone, clap::Args)]
@@ -187,6 +188,7 @@ pub async fn run(
     service: &Arc<Service>,
     listening: Listening,
     mut stop: Stop,
+    notifier: &Notifier,
 ) -> io::Result<()> {
     let Listening {
         sockets,
@@ -201,5 +203,9 @@ pub async fn run(
     }
     let options = args.options(&sockets, metrics, access);
     let options = options.map_err(io::Error::other)?;
-    serve(service, sockets, options, async || stop.asked().await).await
+    let asked = async || {
+        stop.asked().await;
+        notifier.stopping(&service.status());
+    };
+    serve(service, sockets, options, asked).await
 }
