@@ -1,4 +1,5 @@
-//! How much a call has written to a workspace on the host's disk, where no size can be set.
+//! How much a call has written: to directories in memory, which have a size, and to a workspace on the
+//! host's disk, where none can be set.
 //!
 //! A directory in memory has a capacity. On a disk an ordinary user has no quota to set, so what
 //! changed since the call began is added up from time to time, by a walk that follows no link
@@ -12,6 +13,7 @@ use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::fstatat;
+use nix::sys::statvfs::fstatvfs;
 
 /// Most directory entries in one walk: a project with its dependencies has fewer.
 const ENTRIES_MAX: usize = 1_000_000;
@@ -102,4 +104,24 @@ fn open(workspace: &OwnedFd, directory: &Path) -> Result<OwnedFd, Errno> {
         directory,
         OpenHow::new().flags(flags).resolve(resolve),
     )
+}
+
+const TMPFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::TMPFS_MAGIC;
+
+/// Bytes that a directory in memory holds; nothing for one on a disk.
+#[must_use]
+pub fn used_in_memory(directory: &OwnedFd) -> Option<u64> {
+    let stat = nix::sys::statfs::fstatfs(directory).ok()?;
+    if stat.filesystem_type() != TMPFS_MAGIC {
+        return None;
+    }
+    let block = u64::try_from(stat.block_size()).unwrap_or(0);
+    Some((stat.blocks() - stat.blocks_free()) * block)
+}
+
+/// Whether a size-capped directory has no block or inode left.
+#[must_use]
+pub fn is_full(directory: &OwnedFd) -> bool {
+    used_in_memory(directory).is_some()
+        && fstatvfs(directory).is_ok_and(|stat| stat.blocks_free() == 0 || stat.files_free() == 0)
 }

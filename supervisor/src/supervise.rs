@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::sys::statvfs::fstatvfs;
 use profiles::compile::Compiled;
 use profiles::resolve::{Limits, WORK, Workspace};
 use runner::report::{Confirmed, End, Report, SetupFailure, Step, Usage};
@@ -452,7 +451,7 @@ impl Course<'_> {
         let in_memory = held.files
             + self.system_v.shared_bytes()
             + directories
-                .filter_map(|(_, directory)| used_in_memory(directory))
+                .filter_map(|(_, directory)| disk::used_in_memory(directory))
                 .sum::<u64>();
         let kernels = held.buffers + self.system_v.kernel_bytes();
         // What is mapped of a file in memory is shared memory, too, and is not counted twice: a cell
@@ -507,7 +506,7 @@ impl Course<'_> {
             .running
             .map_or(Duration::ZERO, |running| running.elapsed());
         let own = self.in_memory();
-        let full = own.filter(|(_, directory)| is_full(directory));
+        let full = own.filter(|(_, directory)| disk::is_full(directory));
         self.result.full = full.map(|(path, _)| path.to_owned()).collect();
         self.result
     }
@@ -576,23 +575,6 @@ async fn event(cgroup: Option<&CellCgroup>) {
         Some(cgroup) => cgroup.event().await,
         None => std::future::pending().await,
     }
-}
-
-const TMPFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::TMPFS_MAGIC;
-
-fn used_in_memory(directory: &OwnedFd) -> Option<u64> {
-    let stat = nix::sys::statfs::fstatfs(directory).ok()?;
-    if stat.filesystem_type() != TMPFS_MAGIC {
-        return None;
-    }
-    let block = u64::try_from(stat.block_size()).unwrap_or(0);
-    Some((stat.blocks() - stat.blocks_free()) * block)
-}
-
-/// Whether a size-capped directory has no block or inode left.
-fn is_full(directory: &OwnedFd) -> bool {
-    used_in_memory(directory).is_some()
-        && fstatvfs(directory).is_ok_and(|stat| stat.blocks_free() == 0 || stat.files_free() == 0)
 }
 
 /// The denials of a call, once nobody records any more.

@@ -32,7 +32,7 @@ const THROUGHPUT_ROUNDS: usize = 5;
 /// Callers of a burst.
 const BURST: usize = 16;
 /// Longest wait for cells that shall wait.
-const SETTLED_MAX: Duration = Duration::from_secs(60);
+const SETTLED_MAX: Duration = Duration::from_mins(1);
 
 /// The programs that are started.
 const PROGRAMS: [(&str, &[&str]); 3] = [
@@ -174,6 +174,9 @@ impl Calls {
     }
 }
 
+/// A way to start a program: its name, what takes its time once, and in which rounds it has a turn.
+type Way<'a> = (String, Box<dyn FnMut() -> f64 + 'a>, usize);
+
 /// Milliseconds of each way, by its name.
 pub type Latencies = Vec<(String, Vec<f64>)>;
 
@@ -186,7 +189,7 @@ fn latencies(
 ) -> Latencies {
     let calls = Mutex::new(Calls::new(world, "few"));
     let profile = world.profile("");
-    let mut ways: Vec<(String, Box<dyn FnMut() -> f64 + '_>, usize)> = Vec::new();
+    let mut ways: Vec<Way<'_>> = Vec::new();
     let bare = || timed(Command::new(command[0]).args(&command[1..]));
     ways.push(("bare spawn".to_owned(), Box::new(bare), 1));
     let call = |tool: String, code: Option<&'static str>, start: &'static str| {

@@ -1,7 +1,7 @@
 //! The figures in words and in a plot, beside the bars that they must meet.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use plotters::prelude::*;
@@ -162,7 +162,7 @@ impl Report {
         std::fs::create_dir_all(&directory).expect("target is writable");
         print!("{}", self.text);
         std::fs::write(directory.join("calls.md"), &self.text).expect("target is writable");
-        if let Err(error) = plot(directory.join("calls.svg"), &self.ratios) {
+        if let Err(error) = plot(&directory.join("calls.svg"), &self.ratios) {
             eprintln!("no plot: {error}");
         }
         if self.missed.is_empty() {
@@ -174,10 +174,10 @@ impl Report {
 }
 
 /// Bars of the ratios, on a logarithmic scale.
-fn plot(path: PathBuf, ratios: &[(String, f64)]) -> Result<(), Box<dyn std::error::Error>> {
+fn plot(path: &Path, ratios: &[(String, f64)]) -> Result<(), Box<dyn std::error::Error>> {
     let rows = i32::try_from(ratios.len())?;
     let height = u32::try_from(ratios.len())? * 40 + 90;
-    let area = SVGBackend::new(&path, (760, height)).into_drawing_area();
+    let area = SVGBackend::new(path, (760, height)).into_drawing_area();
     area.fill(&WHITE)?;
     let most = ratios.iter().map(|(_, ratio)| *ratio).fold(2.0, f64::max) * 1.5;
     let mut chart = ChartBuilder::on(&area)
