@@ -27,3 +27,4 @@ for unit in "$here"/systemd/*/toolcell.*; do
     sed -i "s#/usr/bin/toolcell#$prefix/bin/toolcell#" "$root/$target"
 done
 put 644 "$here/debian/toolcell.sysusers" lib/sysusers.d/toolcell.conf
+put 644 "$here/apparmor/toolcell" share/toolcell/apparmor/toolcell

@@ -10,7 +10,7 @@ export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/n
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT
 mkdir -p "$tree/$name/debian"
-cp -r "$dist/toolcell" "$dist/man" "$dist/completions" packaging/install.sh packaging/systemd \
+cp -r "$dist/toolcell" "$dist/man" "$dist/completions" packaging/install.sh packaging/systemd packaging/apparmor \
     README.md CHANGELOG.md LICENSE-* docs profiles/profile.schema.json "$tree/$name"
 cp packaging/debian/toolcell.sysusers "$tree/$name/debian"
 chmod -R u=rwX,go=rX "$tree"
