@@ -222,6 +222,9 @@ fn a_host_without_user_namespaces_is_told_of() {
     let failed = outcome(&command.output().expect("setpriv and unshare are there"));
     assert_eq!(failed["status"], "setup_failed", "{failed:#}");
     let reason = failed["reason"].as_str().expect("there is one");
-    assert!(reason.contains("toolcell doctor"), "{reason}");
+    assert!(
+        reason.contains("sysctl -w user.max_user_namespaces"),
+        "{reason}"
+    );
     insta::assert_snapshot!("no_user_namespaces", reason);
 }

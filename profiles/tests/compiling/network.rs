@@ -179,7 +179,7 @@ fn in_json_entries_are_as_people_write_them() {
 
 #[test]
 fn what_only_asks_is_read_only_while_it_writes_nothing() {
-    let hosts = "network.allow = [\"a.org\"]";
+    let hosts = "network.allow = [\"a.org\"]\nrun.argv = [\"/usr/bin/cat\"]\nfiles.exec = [\"/usr/bin/cat\"]";
     for (text, read_only, destructive) in [
         (hosts.to_owned(), false, true),
         (format!("{hosts}\nrun.effect = \"changes\""), false, true),
