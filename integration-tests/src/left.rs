@@ -136,12 +136,13 @@ fn descend(directory: &Path, depth: usize, visit: &mut impl FnMut(&Path, &str)) 
     }
 }
 
-/// Mounts of this mount namespace, but for those that other tests make in directories of theirs.
+/// Mounts of this mount namespace, but for those that other tests make in directories of theirs, and that
+/// the host makes for users who log in.
 fn mounts() -> BTreeSet<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
     table
         .lines()
-        .filter(|line| !line.contains("/toolcell-test-"))
+        .filter(|line| !line.contains("/toolcell-test-") && !line.contains(" /run/user/"))
         .map(str::to_owned)
         .collect()
 }

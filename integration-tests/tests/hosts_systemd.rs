@@ -66,6 +66,8 @@ impl State {
         command.args(&words[1..]).arg(toolcell()).args(arguments);
         command
             .env("STATE_DIRECTORY", self.path())
+            // Whoever it becomes may look for profiles there.
+            .env("HOME", self.0.path())
             .stdin(Stdio::null());
         command
     }

@@ -171,7 +171,7 @@ pub fn compile(resolved: &Resolved, host: &Host) -> Result<Compiled, Diagnostics
         mounts,
         landlock: rights.ruleset(rules, network::talks_tcp(resolved)),
         filter,
-        rlimits: rlimits::rlimits(&resolved.limits, host.tier),
+        rlimits: rlimits::rlimits(&resolved.limits, resolved.pool.prestart, host.tier),
         network: network::namespace(egress.as_deref()),
         handed_back: handed_back(resolved),
         system_v_counted: !host.tier.has_cgroups(),

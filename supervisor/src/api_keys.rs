@@ -191,7 +191,14 @@ impl Keys {
         &self.path
     }
 
-    /// Whether callers are asked for keys: there is a file of them, or was one.
+    /// The same, from which callers are asked for keys also where there is none yet: somebody named it.
+    #[must_use]
+    pub fn named(self) -> Self {
+        self.seen.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Whether callers are asked for keys: there is a file of them, or was one, or must be one.
     pub fn are_asked_for(&self) -> bool {
         let gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
         // Where it cannot be told, they are.
@@ -306,9 +313,13 @@ impl Keys {
             return Err(KeysError::NotPrivate(self.path.clone()));
         }
         let mut text = String::new();
-        file.take(FILE_BYTES_MAX)
+        file.take(FILE_BYTES_MAX + 1)
             .read_to_string(&mut text)
             .map_err(|source| self.io(source))?;
+        // What is cut off could be when a key ends.
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(malformed(format!("more than {FILE_BYTES_MAX} bytes")));
+        }
         let contents: Contents =
             toml::from_str(&text).map_err(|error| malformed(error.message().to_owned()))?;
         if contents.format != FORMAT {

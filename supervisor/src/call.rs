@@ -162,6 +162,10 @@ impl Cells {
         self.tier
     }
 
+    pub(crate) fn has_cgroups(&self) -> bool {
+        self.cgroups.is_some()
+    }
+
     pub(crate) fn launcher(&self) -> &Arc<Launcher> {
         &self.launcher
     }

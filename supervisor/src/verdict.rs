@@ -236,6 +236,8 @@ fn setup(start: &Start, failure: SetupFailure, added: &[Mount]) -> (Status, Stri
     };
     let found = surroundings::at_start().explain(failure.step, errno, failed);
     let why = match (&found, failure.step, errno) {
+        // `No space left on device` would lead astray.
+        (Some(found), Step::Clone, Errno::ENOSPC | Errno::EUSERS) => found.why.clone(),
         (Some(found), _, _) => format!("{}: {}", errno.desc(), found.why),
         (_, _, Errno::UnknownErrno) if failure.errno == 0 => {
             "the kernel does not confirm it".into()

@@ -24,7 +24,13 @@ const FIRST_PROCESS: u64 = 1;
 /// `core_pattern` names with `@`, since Linux 6.16.
 const CORE_BYTES: u64 = 1;
 
-pub(super) fn rlimits(limits: &Limits, tier: Tier) -> Vec<Rlimit> {
+pub(super) fn rlimits(limits: &Limits, prestart: bool, tier: Tier) -> Vec<Rlimit> {
+    // The kernel counts from the process's start, and a call from its own: what waited may have used as
+    // much before.
+    let cpu_seconds = limits
+        .cpu_time
+        .as_secs()
+        .saturating_mul(1 + u64::from(prestart));
     let mut rlimits = vec![
         (Resource::Core, CORE_BYTES),
         (Resource::FileSize, limits.file_size),
@@ -34,10 +40,7 @@ pub(super) fn rlimits(limits: &Limits, tier: Tier) -> Vec<Rlimit> {
         (Resource::MessageQueue, QUEUE_BYTES),
         (Resource::PendingSignals, SIGNALS),
         // The supervisor counts the whole cell and is earlier; this holds if it cannot.
-        (
-            Resource::CpuSeconds,
-            limits.cpu_time.as_secs().saturating_add(2),
-        ),
+        (Resource::CpuSeconds, cpu_seconds.saturating_add(2)),
     ];
     match tier {
         // The control group caps the sum, and says so; a limit for each process would only hide it.

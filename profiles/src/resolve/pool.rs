@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::diagnostics::{Diagnostic, Problems};
 
 use super::chain::Chain;
-use super::{Piece, Place, Pool, Resolved, Workspace};
+use super::{PathRule, Piece, Place, Pool, Resolved, Workspace};
 
 /// Most prepared cells of one tool.
 const POOL_READY_MAX: u32 = 64;
@@ -45,11 +45,19 @@ pub(super) fn refuse(resolved: &Resolved, chain: &Chain<'_>, problems: &mut Prob
                 .with_hint("leave `pool` out, or say `ready = 0`"),
         );
     }
-    if prestart && let (Some(why), Some(origin)) = (argument(resolved), started) {
+    let writes = || {
+        let place = |rule: &PathRule| matches!(rule.place, Place::Work);
+        let host = matches!(resolved.workspace, Workspace::Host { .. });
+        (host && resolved.files.write.iter().any(place)).then(|| {
+            "what calls leave in the host's workspace would be run again before each call"
+                .to_owned()
+        })
+    };
+    if prestart && let (Some(why), Some(origin)) = (argument(resolved).or_else(writes), started) {
         let message = format!("no process can be started before the call, as {why}");
         problems.push(
             Diagnostic::at(&origin, message)
-                .with_hint("pass arguments by `run.stdin`, or say `prestart = false`"),
+                .with_hint("say `prestart = false`, or pass arguments by `run.stdin`"),
         );
     }
 }

@@ -129,6 +129,9 @@ pub enum CgroupError {
         /// What the system said.
         source: io::Error,
     },
+    /// What waits for a call has run out of memory.
+    #[error("it ran out of memory before its call came")]
+    Spent,
     /// Killed processes were still there at the deadline.
     #[error("processes were left in the cgroup `{}` {REMOVE_DEADLINE:?} after they were killed", path.display())]
     NotEmpty {
@@ -422,7 +425,12 @@ impl CellCgroup {
 
     /// Has the account begin now: what the cell has used and met so far is not the call's.
     pub fn begin_account(&mut self) -> Result<(), CgroupError> {
-        self.at_first = self.group.counters()?;
+        let now = self.group.counters()?;
+        if now.oom_kills > self.at_first.oom_kills {
+            // Something of it is missing.
+            return Err(CgroupError::Spent);
+        }
+        self.at_first = now;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = self.at_first;
         self.used_before = match &mut self.group {
             Group::V1(cell) => {

@@ -31,9 +31,12 @@ pub struct FileArgs {
 
 impl FileArgs {
     /// The keys in it.
+    #[must_use]
     pub fn open(&self) -> Option<Keys> {
-        let path = self.keys.clone().or_else(dirs::keys)?;
-        Some(Keys::new(path))
+        match &self.keys {
+            Some(path) => Some(Keys::new(path.clone()).named()),
+            None => Some(Keys::new(dirs::keys()?)),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use metrics_exporter_prometheus::BuildError;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use url::Url;
 
 use super::Stop;
 use crate::commands::key::FileArgs;
@@ -35,7 +36,7 @@ pub struct HttpArgs {
     #[arg(long, value_name = "HOST[:PORT]")]
     pub allow_host: Vec<Authority>,
     /// An origin whose web pages may ask, such as https://app.example.org (may be repeated)
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub allow_origin: Vec<String>,
     /// A user of this machine who may ask on a Unix socket, and their roles (may be repeated)
     #[arg(long, value_name = "UID=ROLE[,ROLE]", value_parser = user)]
@@ -64,7 +65,7 @@ pub enum ListenError {
          they are; hint: `toolcell key add NAME` makes a key, after which keys are asked for; or listen \
          on 127.0.0.1, or on `--socket PATH`"
     )]
-    Open(SocketAddr),
+    Open(String),
     /// Nothing is served that could be counted.
     #[error("`--metrics` is for a server that listens; hint: `--listen` or `--socket`")]
     OnlyMetrics,
@@ -106,18 +107,20 @@ impl HttpArgs {
             };
         }
         let access = Access::new(self.keys.open(), self.allow_uid.iter().cloned().collect());
-        let open = sockets
-            .iter()
-            .chain(&metrics)
-            .find(|socket| !socket.is_local());
-        match open.and_then(Socket::address) {
-            Some(address) if access.is_open() => Err(ListenError::Open(address)),
-            _ => Ok(Some(Listening {
-                sockets,
-                metrics,
-                access,
-            })),
+        if access.is_open() {
+            let mut all = sockets.iter().chain(&metrics);
+            if let Some(open) = all.find(|socket| !socket.is_local()) {
+                let address = open.address().map(|address| address.to_string());
+                return Err(ListenError::Open(
+                    address.unwrap_or_else(|| open.to_string()),
+                ));
+            }
         }
+        Ok(Some(Listening {
+            sockets,
+            metrics,
+            access,
+        }))
     }
 
     fn options(
@@ -153,6 +156,16 @@ impl HttpArgs {
             metrics,
         })
     }
+}
+
+/// As browsers write it (RFC 6454, 6.2).
+fn origin(text: &str) -> Result<String, String> {
+    let plain = Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
+    });
+    plain
+        .then(|| text.to_owned())
+        .ok_or_else(|| "expected an origin such as `https://app.example.org`".to_owned())
 }
 
 fn user(text: &str) -> Result<(u32, Vec<String>), String> {
