@@ -125,6 +125,11 @@ everything() {
     # A guest with systemd and cgroup v2, emulated if need be; skipped by name where there can be none.
     tests 'tests in a virtual machine' integration-tests/vm/test.sh ci
     tests 'examples in the documentation' cargo test --workspace --locked --no-fail-fast --doc
+    # A cell that was built before its call is no other cell.
+    if cargo nextest --version >/dev/null 2>&1; then
+        tests 'escapes from cells that waited' env TOOLCELL_START=ready \
+            cargo nextest run --locked -p toolcell-integration-tests -E 'binary(/^escape_/)'
+    fi
 }
 
 case $what in
